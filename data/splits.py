@@ -1,0 +1,42 @@
+"""Split expressions as ``datasets`` has them: "train", "train[:50]", "validation[10%:]", "train+validation"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_BOUND = r"(-?\d+)(%?)"
+_PART = re.compile(rf"(?P<name>\w+)(?:\[(?P<start>{_BOUND})?:(?P<stop>{_BOUND})?\])?")
+
+
+@dataclass(frozen=True)
+class SplitPart:
+    """One term of an expression: the split's name and the two ends of its slice, as written ("10%", "-5" or "")."""
+
+    name: str
+    start: str
+    stop: str
+
+    def rows(self, num_rows: int) -> range:
+        """The rows that this term takes from a split of ``num_rows``; ends beyond it are cut off, as in a slice."""
+        return range(num_rows)[slice(_to_row(self.start, num_rows), _to_row(self.stop, num_rows))]
+
+
+def parse_split(expression: str) -> list[SplitPart]:
+    """The terms of a split expression. Raises ValueError for one that is not of the forms above."""
+    parts = []
+    for term in expression.split("+"):
+        match = _PART.fullmatch(term.strip())
+        if match is None:
+            raise ValueError(f"split {expression!r} is not of the form name, name[from:to] or name[from%:to%]")
+        parts.append(SplitPart(match["name"], match["start"] or "", match["stop"] or ""))
+    return parts
+
+
+def _to_row(bound: str, num_rows: int) -> int | None:
+    if not bound.endswith("%"):
+        return int(bound) if bound else None
+    percent = int(bound[:-1])
+    if abs(percent) > 100:
+        raise ValueError(f"{bound} in a split expression is beyond 100%")
+    return round(percent * num_rows / 100)

@@ -1,0 +1,10 @@
+"""SegFormer in pure PyTorch. Read config, encoder, decoder, model, in this order: they are the paper's Figure 2."""
+
+from segformer import fullres
+from segformer.config import VARIANTS, SegformerConfig
+from segformer.metrics import ConfusionMatrix
+from segformer.model import Segformer
+from segformer.processor import ImageProcessor
+from segformer.segmenter import Segmenter
+
+__all__ = ["VARIANTS", "ConfusionMatrix", "ImageProcessor", "Segformer", "SegformerConfig", "Segmenter", "fullres"]

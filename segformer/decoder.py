@@ -1,0 +1,67 @@
+"""The all-MLP decoder: the right half of the paper's Figure 2, at half its price.
+
+The paper projects each of the four maps to a common width, upsamples all of them to the finest, concatenates and fuses
+them with a 1x1 convolution. No non-linearity stands between projection and fusion, and bilinear upsampling commutes
+with a 1x1 convolution, so the same function is
+
+    fuse(concat(up(L_i x_i + b_i))) = sum_i up((W_i L_i) x_i) + sum_i W_i b_i
+
+where W_i is the slice of the fusing weight that meets stage i. The two small matrices are multiplied first, each stage
+is projected straight to the fused width at its own resolution, and neither the 4C-channel concatenation nor the
+convolution over it exists. Parameters, gradients and state dict are those of the paper's form; the tests hold this one
+to it.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segformer.config import SegformerConfig
+
+
+class AllMLPDecoder(nn.Module):
+    """Merge the encoder's maps into class logits at the finest map's resolution (section 3.2).
+
+    Shapes: maps (B, C_i, H_i, W_i), finest first -> (B, K, H_0, W_0).
+    """
+
+    def __init__(self, config: SegformerConfig) -> None:
+        super().__init__()
+        width = config.decoder_hidden_size
+        stages = len(config.hidden_sizes)
+        self.projections = nn.ModuleList(nn.Linear(channels, width) for channels in config.hidden_sizes)
+        self.fuse = nn.Conv2d(stages * width, width, kernel_size=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.dropout = nn.Dropout(config.classifier_dropout_prob)
+        self.classifier = nn.Conv2d(width, config.num_labels, kernel_size=1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        fused = self._fuse(features)  # (B, C, H_0, W_0)
+        fused = self.dropout(F.relu(self.norm(fused)))
+        return self.classifier(fused)
+
+    def _fuse(self, features: list[Tensor]) -> Tensor:
+        weights, bias = self._stage_weights()
+        size = features[0].shape[-2:]
+        fused = F.conv2d(features[0], weights[0], bias)
+        for feature, weight in zip(features[1:], weights[1:], strict=True):
+            projected = F.conv2d(feature, weight)  # (B, C, H_i, W_i)
+            fused = fused + F.interpolate(projected, size, mode="bilinear", align_corners=False)
+        return fused
+
+    def _stage_weights(self) -> tuple[list[Tensor], Tensor]:
+        """The four products W_i L_i as 1x1 kernels (C, C_i, 1, 1), and the sum of W_i b_i, (C,).
+
+        In float32 even under autocast: the products are tiny, and their rounding would touch every pixel.
+        """
+        with torch.autocast(self.fuse.weight.device.type, enabled=False):
+            # The released weights concatenate the coarsest stage first.
+            slices = self.fuse.weight[:, :, 0, 0].chunk(len(self.projections), dim=1)[::-1]
+            pairs = [(W, cast(nn.Linear, L)) for W, L in zip(slices, self.projections, strict=True)]
+            weights = [(W @ L.weight)[:, :, None, None] for W, L in pairs]
+            bias = torch.stack([W @ L.bias for W, L in pairs]).sum(0)
+        return weights, bias

@@ -1,0 +1,69 @@
+"""The whole SegFormer: encoder, decoder, and the doors through which weights come in and go out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from segformer import pretrained
+from segformer.config import SegformerConfig
+from segformer.decoder import AllMLPDecoder
+from segformer.encoder import MixTransformer
+
+
+class Segformer(nn.Module):
+    """Semantic segmentation with a Mix Transformer encoder and an all-MLP decoder (Xie et al., 2021).
+
+    Shapes: images (B, 3, H, W), normalised -> logits (B, K, ceil(H / 4), ceil(W / 4)). Any H, W whose maps stay at
+    least ``sr_ratio`` wide: from 29 pixels a side for B0 to B5.
+    """
+
+    def __init__(self, config: SegformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = MixTransformer(config)
+        self.decoder = AllMLPDecoder(config)
+        self.load_report = pretrained.LoadReport()
+        self.apply(self._initialize)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.decoder(self.encoder(images))
+
+    def _initialize(self, module: nn.Module) -> None:
+        """Normal weights of ``initializer_range`` and zero biases, as transformers starts a new head."""
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        id2label: Mapping[int, str] | None = None,
+        num_labels: int | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        config_changes: Mapping[str, Any] | None = None,
+    ) -> Segformer:
+        """Load a Hub id, a folder, or a ``.safetensors``, ``.bin`` or ``.pth`` file, in eval mode.
+
+        ``id2label`` or ``num_labels`` replace the checkpoint's classes; a classifier of another size then starts anew.
+        ``config_changes`` replace entries of its configuration, such as ``{"drop_path_rate": 0.0}``. What was missing,
+        unexpected or started anew stands in ``load_report``. Raises FileNotFoundError for an unknown source and
+        ValueError for weights that do not fit.
+        """
+        checkpoint = pretrained.read_checkpoint(source, revision, token, local_files_only)
+        config = pretrained.choose_config(checkpoint, id2label, num_labels, config_changes or {})
+        model = cls(config)
+        new_classes = id2label is not None or num_labels is not None
+        model.load_report = pretrained.load_weights(model, checkpoint, allow_new_classifier=new_classes)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``, under the names that every transformers release reads."""
+        pretrained.save_model(self, Path(folder))

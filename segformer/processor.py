@@ -1,0 +1,188 @@
+"""Photo and label map to tensors: resize, reduce labels, normalise, to the bit as transformers' PIL processor does.
+
+Everything works on uint8 until the last step. There, rescaling and normalising take one of 256 values per channel to
+one float32, so a table of 3 x 256 entries does both exactly, computed once in the reference's own order of operations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from segformer.hub import ModelFiles
+
+PROCESSOR_NAME = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class ImageProcessor:
+    """The steps between a PIL image and the model's input; the defaults are those of SegFormer on ADE20K.
+
+    ``size`` is (height, width) in pixels, reached without keeping the aspect; ``resample`` is PIL's number of a filter.
+    ``do_reduce_labels`` turns raw ADE20K labels (0 = other, class k at k + 1) into class ids with 255 to ignore.
+    """
+
+    do_resize: bool = True
+    size: tuple[int, int] = (512, 512)
+    resample: int = Image.Resampling.BILINEAR.value
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_normalize: bool = True
+    image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    do_reduce_labels: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or not all(isinstance(side, int) and side > 0 for side in self.size):
+            raise ValueError(f"size is {self.size!r}; it must be (height, width) in pixels, both above 0")
+        if self.resample not in list(Image.Resampling):
+            raise ValueError(f"resample is {self.resample!r}; PIL's filters are {[f.value for f in Image.Resampling]}")
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
+            raise ValueError(
+                f"image_mean is {self.image_mean} and image_std {self.image_std}; "
+                "both need three numbers, deviations above 0"
+            )
+
+    def __call__(
+        self, image: Image.Image | Sequence[Image.Image], label_map: Image.Image | Sequence[Image.Image] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Turn one image, or a list of them, and the label maps that belong to them, into tensors.
+
+        Shapes: one image -> float32 (3, H, W) and int64 (H, W), or None without a label map; a list adds a batch axis.
+        Raises ValueError for an empty image and for a label map of another size than its image.
+        """
+        if isinstance(image, Image.Image):
+            if label_map is not None and not isinstance(label_map, Image.Image):
+                raise ValueError("one image takes one label map, not a list")
+            if label_map is not None and label_map.size != image.size:
+                raise ValueError(f"image is {image.size} but its label map {label_map.size} (width, height)")
+            return self.image_to_tensor(image), None if label_map is None else self.labels_to_tensor(label_map)
+        label_maps = [None] * len(image) if label_map is None else label_map
+        if isinstance(label_maps, Image.Image) or len(label_maps) != len(image) or not image:
+            raise ValueError(f"{len(image)} images need as many label maps, and at least one")
+        pairs = [self(one, labels) for one, labels in zip(image, label_maps, strict=True)]
+        labels = [label for _, label in pairs if label is not None]
+        return torch.stack([tensor for tensor, _ in pairs]), torch.stack(labels) if labels else None
+
+    def image_to_tensor(self, image: Image.Image) -> Tensor:
+        """(3, H, W) float32 from an image of any mode."""
+        image = to_rgb(image)
+        if self.do_resize:
+            image = image.resize(self.size[::-1], self.resample)
+        pixels = np.asarray(image)  # (H, W, 3)
+        channels = [self._levels[c].take(pixels[:, :, c]) for c in range(3)]
+        return torch.from_numpy(np.stack(channels))
+
+    def labels_to_tensor(self, label_map: Image.Image) -> Tensor:
+        """(H, W) int64, reduced if ``do_reduce_labels``, at the processed size."""
+        if self.do_resize:
+            label_map = label_map.resize(self.size[::-1], Image.Resampling.NEAREST)
+        labels = np.array(label_map)
+        if labels.ndim != 2:
+            raise ValueError(f"label map has mode {label_map.mode}; it needs one channel of class ids")
+        return torch.from_numpy(self.reduce_labels(labels).astype(np.int64))
+
+    def reduce_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Raw ids to class ids where ``do_reduce_labels`` says so: 0 and 255 become 255, k becomes k - 1."""
+        if not self.do_reduce_labels:
+            return labels
+        return np.where((labels == 0) | (labels == 255), 255, labels.astype(np.int64) - 1)
+
+    @cached_property
+    def _levels(self) -> NDArray[np.float32]:
+        """What each of the 256 levels of each channel becomes, (3, 256)."""
+        ramp = np.tile(np.arange(256, dtype=np.float64), (3, 1))
+        levels = (ramp * self.rescale_factor if self.do_rescale else ramp).astype(np.float32)
+        if not self.do_normalize:
+            return levels
+        mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (self.image_mean, self.image_std))
+        return (levels - mean) / std
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> ImageProcessor:
+        """Read the ``preprocessor_config.json`` of a folder or Hub id, in its old form or the new one."""
+        files = ModelFiles(str(source), revision, token, local_files_only)
+        path = files.find(PROCESSOR_NAME)
+        if path is None:
+            raise FileNotFoundError(f"no {PROCESSOR_NAME} in {files.describe()}")
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(entries, dict):
+                raise ValueError(f"holds a {type(entries).__name__}, not an object of entries")
+            return cls.from_dict(entries)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> ImageProcessor:
+        """Build from the entries of a ``preprocessor_config.json``, where ``reduce_labels`` is the older name."""
+        chosen = {name: entries[name] for name in cls.__dataclass_fields__ if entries.get(name) is not None}
+        if "size" in chosen:
+            chosen["size"] = _read_size(chosen["size"])
+        for name in ("image_mean", "image_std"):
+            if name in chosen:
+                chosen[name] = tuple(float(value) for value in chosen[name])
+        reduce_labels = entries.get("do_reduce_labels", entries.get("reduce_labels"))
+        chosen["do_reduce_labels"] = bool(reduce_labels)
+        return cls(**chosen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entries of a ``preprocessor_config.json`` that transformers 4 and 5 open."""
+        height, width = self.size
+        return {
+            **asdict(self),
+            "image_mean": list(self.image_mean),
+            "image_std": list(self.image_std),
+            "image_processor_type": "SegformerImageProcessor",
+            "size": {"height": height, "width": width},
+        }
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``preprocessor_config.json`` into a folder."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
+        (Path(folder) / PROCESSOR_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB; the 16 bits of a deep image keep their upper eight. Refuses an empty image."""
+    if 0 in image.size:
+        raise ValueError(f"image is {image.size} (width, height); it has no pixels")
+    if image.mode.startswith("I"):  # 16-bit greyscale, which PIL would clip rather than scale
+        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def open_photo(path: str | Path) -> Image.Image:
+    """Read a photo upright (its EXIF orientation applied), as RGB. Raises ValueError naming a file that is no image."""
+    try:
+        with Image.open(path) as image:
+            return to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no photo {path}") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a readable image: {error}") from error
+
+
+def _read_size(size: object) -> tuple[int, int]:
+    if isinstance(size, int) and not isinstance(size, bool):
+        return size, size
+    if isinstance(size, Mapping) and {"height", "width"} <= set(size):
+        return size["height"], size["width"]
+    raise ValueError(f"size is {size!r}; it must be one number, or height and width")

@@ -1,0 +1,77 @@
+"""One photo in, its classes out: what the image-segmentation pipeline does, in the open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from segformer import fullres
+from segformer.model import Segformer
+from segformer.processor import ImageProcessor, open_photo, to_rgb
+
+
+class Segmenter:
+    """A model, its processor and a device, ready for photos of any size and mode.
+
+    A photo is a PIL image or a path; its EXIF orientation is applied to what comes out.
+    """
+
+    def __init__(self, model: Segformer, processor: ImageProcessor, device: torch.device | str | None = None) -> None:
+        self.device = torch.device(device or default_device())
+        self.model = model.eval().to(self.device)
+        self.processor = processor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> Segmenter:
+        """Load model and processor from a Hub id or a folder; a bare weights file takes the default processor."""
+        model = Segformer.from_pretrained(source, revision=revision, token=token, local_files_only=local_files_only)
+        if Path(source).is_file():
+            return cls(model, ImageProcessor(), device)
+        return cls(model, ImageProcessor.from_pretrained(source, revision, token, local_files_only), device)
+
+    def __call__(self, photo: Image.Image | str | Path) -> list[dict[str, Any]]:
+        """The photo's segments in ascending class id, as transformers' pipeline gives them.
+
+        Each is ``{"label": name, "score": None, "mask": PIL image}``; masks are mode L at the photo's own size, 255 on
+        the class, do not overlap and cover the photo.
+        """
+        return self.segments(self.label_map(photo))
+
+    def segments(self, label_map: NDArray[Any]) -> list[dict[str, Any]]:
+        """The segments of a (H, W) label map."""
+        return [
+            {
+                "label": self.model.config.id2label[int(k)],
+                "score": None,
+                "mask": Image.fromarray(np.where(label_map == k, 255, 0).astype(np.uint8)),
+            }
+            for k in np.unique(label_map)
+        ]
+
+    @torch.inference_mode()
+    def label_map(self, photo: Image.Image | str | Path) -> NDArray[Any]:
+        """The class of every pixel, (H, W) at the photo's own size: uint8, or uint16 for more than 256 classes."""
+        photo = to_rgb(ImageOps.exif_transpose(photo)) if isinstance(photo, Image.Image) else open_photo(photo)
+        images = self.processor.image_to_tensor(photo)[None].to(self.device)
+        width, height = photo.size
+        prediction = fullres.argmax(self.model(images), (height, width))[0]
+        return prediction.cpu().numpy().astype(np.min_scalar_type(self.model.config.num_labels - 1))
+
+
+def default_device() -> torch.device:
+    """The accelerator of this machine, or its CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -1,0 +1,75 @@
+"""What several test files share: where the real data is, and small models that cost little."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from segformer import Segformer, SegformerConfig
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot run."""
+    no_data = pytest.mark.skip(reason="SEGFORMER_REAL_DATA does not name a folder with real shards and checkpoints")
+    no_gpu = pytest.mark.skip(reason="no CUDA device")
+    for item in items:
+        if item.get_closest_marker("real_data") and not _real_data():
+            item.add_marker(no_data)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
+
+
+def _real_data() -> Path | None:
+    folder = os.environ.get("SEGFORMER_REAL_DATA")
+    return Path(folder).resolve() if folder and Path(folder).is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real shards and checkpoints, laid out by repository names; for tests marked ``real_data``."""
+    folder = _real_data()
+    assert folder is not None, "mark this test with real_data"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_shards(real_data: Path) -> Path:
+    """SceneParse150 as on the Hub: scene_parsing/{train,validation}/0000.parquet."""
+    return real_data / "datasets/zhoubolei/scene_parse_150"
+
+
+@pytest.fixture(scope="session")
+def ade_checkpoint(real_data: Path) -> Path:
+    """A B0 fine-tuned on ADE20K, with its preprocessor_config.json."""
+    return real_data / "models/nvidia/segformer-b0-finetuned-ade-512-512"
+
+
+@pytest.fixture(scope="session")
+def encoder_checkpoint(real_data: Path) -> Path:
+    """A classification checkpoint in the file form of nvidia/mit-b0."""
+    return real_data / "models/nvidia/mit-b0"
+
+
+@pytest.fixture
+def tiny_config() -> SegformerConfig:
+    """A SegFormer of a few thousand parameters with every kind of layer in it."""
+    return SegformerConfig(
+        depths=(1, 2, 1, 1),
+        hidden_sizes=(8, 16, 24, 32),
+        num_attention_heads=(1, 2, 3, 4),
+        decoder_hidden_size=16,
+        num_labels=7,
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config: SegformerConfig) -> Segformer:
+    """A model of ``tiny_config`` with weights large enough that every layer shows in the output."""
+    torch.manual_seed(0)
+    model = Segformer(tiny_config)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    return model.eval()
