@@ -63,8 +63,8 @@ class SegformerConfig:
     def _check_sizes(self) -> None:
         for name in _SIZE_FIELDS:
             sizes = getattr(self, name)
-            if not isinstance(sizes, list | tuple) or len(sizes) != len(self.depths) or not sizes:
-                raise ValueError(f"{name} is {sizes!r}; it needs one integer for each of the {len(self.depths)} stages")
+            if not isinstance(sizes, list | tuple) or not sizes or len(sizes) != len(self.depths):
+                raise ValueError(f"{name} is {sizes!r}; it needs one integer for each stage, as many as depths has")
             for size in sizes:
                 _require_count(name, size)
             object.__setattr__(self, name, tuple(sizes))
@@ -87,7 +87,7 @@ class SegformerConfig:
         if len(self.id2label) != self.num_labels:
             raise ValueError(f"num_labels is {self.num_labels} but id2label names {len(self.id2label)} classes")
         if set(self.id2label) != set(range(self.num_labels)):
-            strays = sorted(set(self.id2label) ^ set(range(self.num_labels)))
+            strays = sorted(set(self.id2label) ^ set(range(self.num_labels)), key=str)
             raise ValueError(f"id2label must have the keys 0 to {self.num_labels - 1}; at fault: {strays[:5]}")
         object.__setattr__(self, "id2label", {k: str(self.id2label[k]) for k in range(self.num_labels)})
 

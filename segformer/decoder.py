@@ -40,21 +40,24 @@ class AllMLPDecoder(nn.Module):
         self.classifier = nn.Conv2d(width, config.num_labels, kernel_size=1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        fused = self._fuse(features)  # (B, C, H_0, W_0)
-        fused = self.dropout(F.relu(self.norm(fused)))
-        return self.classifier(fused)
+        fused = self._fuse(features).permute(0, 3, 1, 2)  # (B, C, H_0, W_0)
+        fused = self.dropout(F.relu_(self.norm(fused)))
+        logits = F.linear(fused.permute(0, 2, 3, 1), self.classifier.weight[:, :, 0, 0], self.classifier.bias)
+        return logits.permute(0, 3, 1, 2)  # (B, K, H_0, W_0)
 
     def _fuse(self, features: list[Tensor]) -> Tensor:
+        """The fused map, (B, H_0, W_0, C): every 1x1 convolution is a Linear on channels-last memory, without a copy."""
         weights, bias = self._stage_weights()
-        size = features[0].shape[-2:]
-        fused = F.conv2d(features[0], weights[0], bias)
-        for feature, weight in zip(features[1:], weights[1:], strict=True):
-            projected = F.conv2d(feature, weight)  # (B, C, H_i, W_i)
-            fused = fused + F.interpolate(projected, size, mode="bilinear", align_corners=False)
+        finest, *coarser = (feature.permute(0, 2, 3, 1) for feature in features)  # (B, H_i, W_i, C_i)
+        fused = F.linear(finest, weights[0], bias)
+        size = fused.shape[1:3]
+        for feature, weight in zip(coarser, weights[1:], strict=True):
+            projected = F.linear(feature, weight).permute(0, 3, 1, 2)  # (B, C, H_i, W_i)
+            fused += F.interpolate(projected, size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
         return fused
 
     def _stage_weights(self) -> tuple[list[Tensor], Tensor]:
-        """The four products W_i L_i as 1x1 kernels (C, C_i, 1, 1), and the sum of W_i b_i, (C,).
+        """The products W_i L_i, (C, C_i) each, and the sum of W_i b_i, (C,).
 
         In float32 even under autocast: the products are tiny, and their rounding would touch every pixel.
         """
@@ -62,6 +65,5 @@ class AllMLPDecoder(nn.Module):
             # The released weights concatenate the coarsest stage first.
             slices = self.fuse.weight[:, :, 0, 0].chunk(len(self.projections), dim=1)[::-1]
             pairs = [(W, cast(nn.Linear, L)) for W, L in zip(slices, self.projections, strict=True)]
-            weights = [(W @ L.weight)[:, :, None, None] for W, L in pairs]
             bias = torch.stack([W @ L.bias for W, L in pairs]).sum(0)
-        return weights, bias
+            return [W @ L.weight for W, L in pairs], bias

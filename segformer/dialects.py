@@ -119,13 +119,16 @@ def _rename(name: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> str |
 def _join_keys_and_values(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     joined = {}
     for name, tensor in weights.items():
+        joined_name = re.sub(r"\.attention\.(key|value)\.", ".attention.key_value.", name)
+        if joined_name != name and joined_name in weights:
+            raise ValueError(f"holds {joined_name} twice, the second time as {name}")
         if ".attention.key." in name:
             value_name = name.replace(".attention.key.", ".attention.value.")
             if value_name not in weights:
                 raise ValueError(f"holds {name} but no {value_name}")
             if tensor.shape != weights[value_name].shape:
                 raise ValueError(f"{name} is {list(tensor.shape)} but {value_name} {list(weights[value_name].shape)}")
-            joined[name.replace(".key.", ".key_value.")] = torch.cat([tensor, weights[value_name]])
+            joined[joined_name] = torch.cat([tensor, weights[value_name]])
         elif ".attention.value." in name:
             if name.replace(".value.", ".key.") not in weights:
                 raise ValueError(f"holds {name} but no {name.replace('.value.', '.key.')}")

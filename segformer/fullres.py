@@ -12,6 +12,7 @@ plain way writes K x H x W floats several times, for B0 at 512 x 512 the larger 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -52,14 +53,15 @@ def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255, reduc
         raise ValueError(f"logits hold {logits.shape[0]} images but labels {labels.shape[0]}")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is {reduction!r}; it is 'mean' or 'sum'")
+    if labels.device.type == "cpu":
+        check_labels(labels, max(2, logits.shape[1]), ignore_index)
     if logits.shape[1] == 1:
         return _binary_cross_entropy(logits, labels, ignore_index, reduction)
-    if labels.device.type == "cpu":
-        check_labels(labels, logits.shape[1], ignore_index)
     total: Tensor = _BandedCrossEntropy.apply(logits, labels, ignore_index)
     return total / (labels != ignore_index).sum().clamp(min=1) if reduction == "mean" else total
 
 
+@torch.no_grad()
 def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """The most likely class of every pixel of a picture of ``size`` (H, W) pixels.
 
@@ -69,10 +71,10 @@ def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is {tuple(size)}; it must be (H, W) with both at least 1")
     small = _channels_last(logits.detach())
-    rows, columns = (_taps(n, m, small) for n, m in zip(small.shape[1:3], size, strict=True))
-    winners = small.argmax(-1)  # (B, h, w)
+    rows, columns = (_taps(n, m, small.dtype) for n, m in zip(small.shape[1:3], size, strict=True))
     if small.device.type != "cpu":  # single pixels would have to be counted, and a GPU would have to wait for that
-        return _banded_argmax(small, rows, columns)
+        return _banded_argmax(small, rows, columns.to(small.device))
+    winners = small.argmax(-1)  # (B, h, w)
     corners = [winners[:, y][:, :, x] for y in (rows.low, rows.high) for x in (columns.low, columns.high)]
     mixed = torch.stack([corners[0] != corner for corner in corners[1:]]).any(0)  # (B, H, W)
     if mixed.float().mean() > _MIXED_SHARE:
@@ -96,21 +98,28 @@ class _Taps(NamedTuple):
     high: Tensor  # (n_out,) int64
     weight: Tensor  # (n_out,) float
 
+    def to(self, device: torch.device) -> _Taps:
+        """The same on another device."""
+        return _Taps(*(values.to(device, non_blocking=True) for values in self))
+
     def matrix(self, first: int, last: int) -> tuple[slice, Tensor]:
         """Outputs first to last - 1 as a matrix over the inputs that they need: which these are, (n_out, n_in)."""
         low, high, weight = (values[first:last] for values in self)
         start, stop = int(low[0]), int(high[-1]) + 1
         matrix = weight.new_zeros(last - first, stop - start)
-        outputs = torch.arange(last - first, device=weight.device)
+        outputs = torch.arange(last - first)
         matrix.index_put_((outputs, low - start), 1 - weight, accumulate=True)
         matrix.index_put_((outputs, high - start), weight, accumulate=True)
         return slice(start, stop), matrix
 
 
-def _taps(size_in: int, size_out: int, like: Tensor) -> _Taps:
-    """The taps of ``F.interpolate(mode="bilinear", align_corners=False)``, in its own arithmetic."""
-    outputs = torch.arange(size_out, dtype=like.dtype, device=like.device)
-    scale = torch.tensor(size_in, dtype=like.dtype, device=like.device) / size_out
+def _taps(size_in: int, size_out: int, dtype: torch.dtype) -> _Taps:
+    """The taps of ``F.interpolate(mode="bilinear", align_corners=False)``, in its own arithmetic.
+
+    On the CPU, where bands are planned: asking a GPU which rows a band needs would make it wait.
+    """
+    outputs = torch.arange(size_out, dtype=dtype)
+    scale = torch.tensor(size_in, dtype=dtype) / size_out
     source = (scale * (outputs + 0.5) - 0.5).clamp(min=0)
     low = source.long().clamp(max=size_in - 1)
     return _Taps(low, (low + 1).clamp(max=size_in - 1), (source - low).clamp(0, 1))
@@ -141,16 +150,15 @@ def _sum_bands(small: Tensor, labels: Tensor, ignore_index: int, gradient: Tenso
     """Sum the loss band by band; add each band's share to ``gradient``, (B, h, w, K) like ``small``."""
     B, h, w, K = small.shape
     H, W = labels.shape[1:]
-    rows, columns = _taps(h, H, small), _taps(w, W, small)
-    across = columns.weight[:, None]  # (W, 1)
+    rows, columns = _taps(h, H, small.dtype), _taps(w, W, small.dtype).to(small.device)
+    scratch = _Scratch(small)
     total = small.new_zeros(())
     for images, first, last in _bands(B, H, W * K * small.element_size(), small.device):
         needed, down = rows.matrix(first, last)
-        wide = _widen(small[images, needed], columns)  # (b, r, W, K)
-        many_down = down.expand(wide.shape[0], -1, -1)  # matmul would copy where bmm does not
-        band = torch.bmm(many_down, wide.flatten(2)).view(-1, K)  # (b * rows * W, K)
+        down = down.to(small.device, non_blocking=True)
+        band = _enlarge(small[images, needed], down, columns, scratch).view(-1, K)  # (b * rows * W, K)
         target = labels[images, first:last].reshape(-1)
-        log_probability = F.log_softmax(band, dim=-1)
+        log_probability = torch.log_softmax(band, dim=-1, out=scratch("log probability", *band.shape))
         total += F.nll_loss(log_probability, target, ignore_index=ignore_index, reduction="sum")
         if gradient is None:
             continue
@@ -158,10 +166,7 @@ def _sum_bands(small: Tensor, labels: Tensor, ignore_index: int, gradient: Tenso
         slope = log_probability.exp_()  # softmax minus one-hot, 0 where ignored
         slope.scatter_add_(1, torch.where(valid, target[:, None], 0), -valid.to(slope.dtype))
         slope *= valid
-        slope = torch.bmm(many_down.transpose(1, 2), slope.view(wide.shape[0], last - first, W * K)).view_as(wide)
-        right = slope * across
-        gradient[images, needed].index_add_(2, columns.high, right)
-        gradient[images, needed].index_add_(2, columns.low, slope.sub_(right))
+        _add_reduced(gradient[images, needed], slope.view(-1, last - first, W * K), down, columns, scratch)
     return total
 
 
@@ -169,12 +174,49 @@ def _banded_argmax(small: Tensor, rows: _Taps, columns: _Taps) -> Tensor:
     B, K = small.shape[0], small.shape[-1]
     H, W = len(rows.low), len(columns.low)
     prediction = torch.empty(B, H, W, dtype=torch.int64, device=small.device)
+    scratch = _Scratch(small)
     for images, first, last in _bands(B, H, W * K * small.element_size(), small.device):
         needed, down = rows.matrix(first, last)
-        wide = _widen(small[images, needed], columns)
-        band = torch.bmm(down.expand(wide.shape[0], -1, -1), wide.flatten(2))  # (b, rows, W * K)
+        down = down.to(small.device, non_blocking=True)
+        band = _enlarge(small[images, needed], down, columns, scratch)  # (b, rows, W * K)
         prediction[images, first:last] = band.view(-1, last - first, W, K).argmax(-1)
     return prediction
+
+
+class _Scratch:
+    """Memory by name that every band uses anew: for a CPU, fresh pages cost more than the arithmetic on them."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.buffers: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        size = math.prod(shape)
+        if name not in self.buffers or self.buffers[name].numel() < size:
+            self.buffers[name] = self.like.new_empty(size)
+        return self.buffers[name][:size].view(shape)
+
+
+def _enlarge(few_rows: Tensor, down: Tensor, columns: _Taps, scratch: _Scratch) -> Tensor:
+    """Enlarge a band: (b, r, w, K) -> (b, rows, W * K), along the width by gathering, then down by a small matrix."""
+    b, r, _, K = few_rows.shape
+    left, right = (scratch(side, b, r, len(columns.low), K) for side in ("left", "right"))
+    torch.index_select(few_rows, 2, columns.low, out=left)
+    torch.index_select(few_rows, 2, columns.high, out=right)
+    wide = torch.lerp(left, right, columns.weight[:, None], out=left)  # (b, r, W, K)
+    band = scratch("band", b, down.shape[0], wide.shape[2] * K)
+    return torch.bmm(down.expand(b, -1, -1), wide.flatten(2), out=band)
+
+
+def _add_reduced(gradient: Tensor, slope: Tensor, down: Tensor, columns: _Taps, scratch: _Scratch) -> None:
+    """Undo ``_enlarge`` for a gradient: add (b, rows, W * K) to ``gradient``, (b, r, w, K), where it came from."""
+    b, r, _, K = gradient.shape
+    wide = scratch("left", b, r, slope.shape[-1])
+    torch.bmm(down.t().expand(b, -1, -1), slope, out=wide)
+    wide = wide.view(b, r, -1, K)
+    right = torch.mul(wide, columns.weight[:, None], out=scratch("right", *wide.shape))
+    gradient.index_add_(2, columns.high, right)
+    gradient.index_add_(2, columns.low, wide.sub_(right))
 
 
 def _fill_mixed(prediction: Tensor, mixed: Tensor, small: Tensor, rows: _Taps, columns: _Taps) -> Tensor:
@@ -189,12 +231,6 @@ def _fill_mixed(prediction: Tensor, mixed: Tensor, small: Tensor, rows: _Taps, c
         )
         prediction[image, y, x] = torch.lerp(top, bottom, down).argmax(-1)
     return prediction
-
-
-def _widen(few_rows: Tensor, columns: _Taps) -> Tensor:
-    """Interpolate along the width: (b, r, w, K) -> (b, r, W, K)."""
-    left, right = few_rows.index_select(2, columns.low), few_rows.index_select(2, columns.high)
-    return torch.lerp(left, right, columns.weight[:, None])
 
 
 def _bands(images: int, height: int, row_bytes: int, device: torch.device) -> Iterator[tuple[slice, int, int]]:
@@ -212,8 +248,9 @@ def _channels_last(logits: Tensor) -> Tensor:
 
 
 def _binary_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, reduction: str) -> Tensor:
-    upsampled = F.interpolate(logits.float(), labels.shape[-2:], mode="bilinear", align_corners=False)
-    each = F.binary_cross_entropy_with_logits(upsampled[:, 0], labels.float(), reduction="none")
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    upsampled = F.interpolate(precise, labels.shape[-2:], mode="bilinear", align_corners=False)
+    each = F.binary_cross_entropy_with_logits(upsampled[:, 0], labels.to(precise.dtype), reduction="none")
     each = each * (labels != ignore_index)
     return each.mean() if reduction == "mean" else each.sum()
 

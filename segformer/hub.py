@@ -7,17 +7,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 
 WEIGHTS_NAME = "model.safetensors"
 PICKLE_NAME = "pytorch_model.bin"
@@ -70,8 +70,16 @@ class ModelFiles:
             )
         except EntryNotFoundError:  # also: offline and not in the cache
             return None
-        except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-            raise FileNotFoundError(self._explain(error)) from error
+        except RevisionNotFoundError as error:
+            if revision is not None:  # a conversion request that is gone: there are other places to look
+                return None
+            raise FileNotFoundError(f"{self.source!r} has no revision {self.revision!r}") from error
+        except GatedRepoError as error:
+            terms = f"{self.source!r} is gated: accept its terms on the Hub, then `hf auth login`"
+            raise FileNotFoundError(terms) from error
+        except (RepositoryNotFoundError, HFValidationError) as error:
+            rule = "is neither a file or folder here nor a repository on the Hub that this login may read"
+            raise FileNotFoundError(f"{self.source!r} {rule}") from error
         except (HfHubHTTPError, OSError) as error:
             raise OSError(f"cannot fetch {name} of {self.source!r} from the Hub: {_first_line(error)}") from error
         return Path(fetched)
@@ -101,24 +109,26 @@ class ModelFiles:
         if self.source in _CONVERSIONS:
             return [_CONVERSIONS[self.source]]
         if self.local_files_only:
-            return []
+            return self._cached_conversions()
         try:
             requests = HfApi(token=self.token).get_repo_discussions(
                 self.source, author=_CONVERSION_AUTHOR, discussion_type="pull_request", discussion_status="open"
             )
-            return [f"refs/pr/{request.num}" for request in requests]
-        except (HfHubHTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, OSError) as error:
+            # A mirror may not know these filters, and anybody may open a request.
+            return [
+                f"refs/pr/{request.num}"
+                for request in requests
+                if request.author == _CONVERSION_AUTHOR and request.is_pull_request and request.status == "open"
+            ]
+        except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
             logger.info("no list of conversion requests for %s: %s", self.source, _first_line(error))
-            return []
+            return self._cached_conversions()
 
-    def _explain(self, error: Exception) -> str:
-        if isinstance(error, GatedRepoError):
-            reason = "is gated: accept its terms on the Hub, then `hf auth login`"
-        elif isinstance(error, RevisionNotFoundError):
-            reason = f"has no revision {self.revision!r}"
-        else:
-            reason = "is neither a file or folder here nor a repository on the Hub that this login may read"
-        return f"{self.source!r} {reason}"
+    def _cached_conversions(self) -> list[str]:
+        """The requests whose files were fetched before, newest first; only trusted ones ever are."""
+        repository = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.source, repo_type="model")
+        numbers = [int(path.name) for path in (repository / "refs/refs/pr").glob("*") if path.name.isdigit()]
+        return [f"refs/pr/{number}" for number in sorted(numbers, reverse=True)]
 
 
 def _first_line(error: Exception) -> str:

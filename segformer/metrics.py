@@ -8,7 +8,7 @@ differs on purpose: a label outside the classes is an error here and dropped in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -54,20 +54,32 @@ class ConfusionMatrix:
             raise ValueError(f"predictions are {list(predictions.shape)} but labels {list(labels.shape)}")
         if predictions.is_floating_point() or labels.is_floating_point():
             raise ValueError(f"predictions are {predictions.dtype} and labels {labels.dtype}; both must be integers")
-        valid = labels != self.ignore_index
-        self._require_classes("predictions", predictions[valid])
-        self._require_classes("labels", labels[valid])
-        pairs = labels[valid].long() * self.num_labels + predictions[valid].long()
-        self.counts += torch.bincount(pairs, minlength=self.num_labels**2).view_as(self.counts)
-
-    def _require_classes(self, name: str, values: Tensor) -> None:
-        if values.numel() == 0:
+        if labels.numel() == 0:
             return
+        predictions, labels = predictions.long(), labels.long()
+        # Labels get a row each from the lowest to the highest that may occur, so that one histogram of pairs counts the
+        # classes, the ignored pixels and any strays between them, and no pixel has to be picked out first.
+        lowest, highest = min(0, self.ignore_index), max(self.num_labels - 1, self.ignore_index)
+        self._require(predictions, "predictions", 0, self.num_labels - 1)
+        self._require(labels, "labels", lowest, highest)
+        pairs = (labels - lowest).mul_(self.num_labels).add_(predictions)
+        counts = torch.bincount(pairs.flatten(), minlength=(highest - lowest + 1) * self.num_labels)
+        counts = counts.view(-1, self.num_labels)  # (rows, K)
+        counts[self.ignore_index - lowest] = 0
+        classes = slice(-lowest, self.num_labels - lowest)
+        if (counts.sum() - counts[classes].sum()) > 0:
+            strays = [row + lowest for row in counts.sum(1).nonzero().flatten().tolist()]
+            self._refuse("labels", next(label for label in strays if not 0 <= label < self.num_labels))
+        self.counts += counts[classes]
+
+    def _require(self, values: Tensor, name: str, lowest: int, highest: int) -> None:
         low, high = (int(bound) for bound in torch.aminmax(values))
-        if low < 0 or high >= self.num_labels:
-            stray = low if low < 0 else high
-            hint = f"; {self.ignore_index} is ignored" if name == "labels" else ""
-            raise ValueError(f"{name} hold {stray}; the classes are 0 to {self.num_labels - 1}{hint}")
+        if low < lowest or high > highest:
+            self._refuse(name, low if low < lowest else high)
+
+    def _refuse(self, name: str, stray: int) -> NoReturn:
+        hint = f"; {self.ignore_index} is ignored" if name == "labels" else ""
+        raise ValueError(f"{name} hold {stray}; the classes are 0 to {self.num_labels - 1}{hint}")
 
     def all_reduce(self) -> None:
         """Sum the counts over the ranks of a distributed run, so that every rank has the scores of all pixels."""

@@ -176,7 +176,9 @@ def _check_fit(
                 f"{list(wanted[name].shape)} by the configuration{hint}"
             )
     if extra:
-        raise ValueError(f"{checkpoint.path} holds tensors that its configuration has no place for: {_brief(extra)}")
+        raise ValueError(
+            f"{checkpoint.path} holds tensors that its configuration has no place for: {_brief(_v4(extra))}"
+        )
     decoder = [name for name in wanted if name.startswith("decoder.")]
     lost = [name for name in missing if not name.endswith("num_batches_tracked")]
     if lost and missing != decoder:

@@ -1,0 +1,129 @@
+"""The parts by themselves: loss forward and backward, prediction, and one update of the confusion matrix.
+
+python -m benchmarks.parts --against plain --memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import measure, peers
+from segformer import ConfusionMatrix, fullres
+
+_COLUMNS = ["part", "shape", "ms", "peer_ms", "ratio", "difference"]
+_K = 150
+
+
+def parse_arguments() -> argparse.Namespace:
+    """What to measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--size", type=int, default=512, help="side of the label maps; logits have a quarter of it")
+    parser.add_argument("--against", choices=("plain",), default="plain", help="interpolate first; numpy histograms")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--memory", action="store_true", help="also the loss's peak memory, in fresh processes")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/parts-NAME.json")
+    parser.add_argument("--only-memory-of", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _smooth_logits(options: argparse.Namespace) -> Tensor:
+    """Logits with regions in them, as a model's have."""
+    coarse = torch.randn(options.batch_size, _K, 12, 12, device=options.device)
+    side = options.size // 4
+    return torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").contiguous() * 4
+
+
+def loss_sides(options: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
+    """Both losses with their gradients; each returns loss and gradient in one vector."""
+    torch.manual_seed(0)
+    logits = _smooth_logits(options).requires_grad_()
+    labels = torch.randint(0, _K, (options.batch_size, options.size, options.size), device=options.device)
+    labels[:, : options.size // 16] = 255
+
+    def side(loss_of: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            logits.grad = None
+            loss = loss_of(logits, labels)
+            loss.backward()
+            assert logits.grad is not None
+            return torch.cat([loss.detach()[None], logits.grad.flatten()])
+
+        return run
+
+    return {"ours": side(fullres.cross_entropy), "peer": side(peers.plain_loss)}
+
+
+def prediction_sides(options: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
+    """Both ways from small logits to a label map."""
+    torch.manual_seed(0)
+    logits, size = _smooth_logits(options), (options.size, options.size)
+    return {"ours": lambda: fullres.argmax(logits, size), "peer": lambda: fullres.plain_argmax(logits, size)}
+
+
+def metric_sides(options: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
+    """Both ways of adding one pair of label maps; each returns the counts' diagonal so far."""
+    generator = np.random.default_rng(0)
+    label = generator.integers(0, _K, (options.size, options.size))
+    prediction = np.where(generator.random(label.shape) < 0.7, label, generator.integers(0, _K, label.shape))
+    label[: options.size // 16] = 255
+    ours, theirs = ConfusionMatrix(_K, device=options.device), peers.HistogramMeanIoU(_K)
+    on_device = [torch.from_numpy(array).to(options.device) for array in (prediction, label)]
+
+    def update_ours() -> Tensor:
+        ours.update(*on_device)
+        return ours.counts.diagonal()
+
+    def update_theirs() -> Tensor:
+        theirs.update(prediction, label)
+        return torch.from_numpy(theirs.areas[0]).to(options.device)
+
+    return {"ours": update_ours, "peer": update_theirs}
+
+
+def main() -> None:
+    """Measure every part."""
+    options = parse_arguments()
+    device = torch.device(options.device)
+    if options.only_memory_of:
+        peak = measure.peak_memory_mib(loss_sides(options)[options.only_memory_of], device)
+        print(json.dumps({"peak_memory_mib": peak}))
+        return
+    parts = {"loss": loss_sides, "prediction": prediction_sides, "mean IoU update": metric_sides}
+    rows = []
+    for part, make_sides in parts.items():
+        ways = make_sides(options)
+        ours, theirs = ways["ours"](), ways["peer"]()
+        difference = float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max())
+        if difference > 1e-5:
+            raise SystemExit(f"{part}: the two sides differ by {difference}; nothing was timed")
+        seconds = measure.alternate(ways, device, options.repeats)
+        row: dict[str, Any] = {
+            "part": part,
+            "shape": f"{options.batch_size} x {options.size}",
+            "difference": difference,
+        }
+        row |= measure.spread_ms(seconds["ours"])
+        row |= {f"peer_{name}": value for name, value in measure.spread_ms(seconds["peer"]).items()}
+        row["ratio"] = statistics.median(seconds["peer"]) / statistics.median(seconds["ours"])
+        rows.append(row)
+    columns = list(_COLUMNS)
+    if options.memory:
+        words = ["--batch-size", str(options.batch_size), "--size", str(options.size), "--device", options.device]
+        for side, name in (("ours", "peak_memory_mib"), ("peer", "peer_peak_memory_mib")):
+            rows[0][name] = measure.run_alone("parts", [*words, "--only-memory-of", side])["peak_memory_mib"]
+        columns += ["peak_memory_mib", "peer_peak_memory_mib"]
+    measure.report("parts", measure.machine_card(device), rows, columns, options.save)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The project as its readers meet it: the README's commands, paths and table, and who imports whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import infer
+import train
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def _commands(text: str) -> list[list[str]]:
+    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [shlex.split(command) for line in lines for command in line.split("&&")]
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    assert "pip install -e . && python train.py\n" in README
+    assert "pip install -e '.[test]' && pytest\n" in README
+
+
+@pytest.mark.parametrize("words", [c for c in _commands(README) if c[:2] == ["python", "train.py"]], ids=" ".join)
+def test_train_understands_the_commands_of_the_readme(words: list[str]) -> None:
+    train.parse_arguments(words[2:])
+
+
+@pytest.mark.parametrize("words", [c for c in _commands(README) if c[:2] == ["python", "infer.py"]], ids=" ".join)
+def test_infer_understands_the_commands_of_the_readme(words: list[str]) -> None:
+    infer.parse_arguments(words[2:])
+
+
+def test_paths_in_the_readme_exist() -> None:
+    named = set(re.findall(r"`((?:segformer|data|tests|benchmarks|docs)/[\w./-]+)`", README))
+    named |= set(re.findall(r"\]\(((?!http)[^)]+)\)", README))
+    assert named
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_flags_in_the_readme_exist() -> None:
+    known = {"--" + name.replace("_", "-") for name in train.TrainConfig.__dataclass_fields__}
+    known |= {"--no-color-jitter", "--checkpoint", "--output-dir", "--opacity"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
+
+
+def test_reading_order_names_every_module_of_the_package() -> None:
+    modules = {f"segformer/{path.name}" for path in (ROOT / "segformer").glob("*.py")} - {"segformer/__init__.py"}
+    assert [module for module in sorted(modules) if f"`{module}`" not in README] == []
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize(("package", "stranger"), [("segformer", "data"), ("data", "segformer")])
+def test_model_and_data_do_not_import_each_other(package: str, stranger: str) -> None:
+    assert [path.name for path in (ROOT / package).glob("*.py") if stranger in _imports(path)] == []
+
+
+def test_shipped_code_imports_only_the_declared_dependencies() -> None:
+    declared = {re.split(r"[<>=]", name)[0].lower() for name in PROJECT["project"]["dependencies"]}
+    assert declared == {"torch", "torchvision", "safetensors", "huggingface_hub", "pillow", "numpy", "pyarrow", "tqdm"}
+    imported = {
+        name for folder in ("segformer", "data") for path in (ROOT / folder).glob("*.py") for name in _imports(path)
+    }
+    imported |= _imports(ROOT / "train.py") | _imports(ROOT / "infer.py")
+    standard = set(__import__("sys").stdlib_module_names)
+    assert {name.lower() for name in imported - standard} - {"pil", "segformer", "data"} <= declared
+
+
+def test_dependencies_have_lower_bounds_only() -> None:
+    assert all(re.fullmatch(r"[\w-]+>=[\d.]+", name) for name in PROJECT["project"]["dependencies"])

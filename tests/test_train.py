@@ -1,0 +1,510 @@
+"""The training run: what it writes, what it repeats exactly, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import train as training
+from data.classes import ID2LABEL
+from data.shards import write_shard
+from segformer import ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, fullres
+from segformer.checkpoints import STATE_NAME, find_checkpoints
+from train import StepSampler, TrainConfig, configure, parse_arguments, train, train_step
+
+ROWS = 10
+
+
+def _encoded(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small scenes of two coloured halves, with some unlabelled pixels; photos of different sizes."""
+    folder = tmp_path_factory.mktemp("shards")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", ROWS), ("validation", 5)):
+        rows = []
+        for row in range(count):
+            width, height = (int(side) for side in generator.integers(30, 50, 2))
+            labels = np.zeros((height, width), np.uint8)
+            labels[2:, : width // 2], labels[2:, width // 2 :] = generator.integers(1, 151, 2)
+            pixels = np.stack([labels, 255 - labels, labels // 2], axis=-1)
+            name = f"{split}_{row}"
+            files = {"image": Image.fromarray(pixels), "annotation": Image.fromarray(labels)}
+            encoded = {column: {"bytes": _encoded(file), "path": f"{name}.png"} for column, file in files.items()}
+            rows.append({**encoded, "scene_category": 0})
+        write_shard(folder / split / "0000.parquet", rows, ["halves"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with the 150 classes, to start from."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        depths=(1, 1, 1, 1),
+        hidden_sizes=(8, 16, 24, 32),
+        num_attention_heads=(1, 2, 3, 4),
+        decoder_hidden_size=16,
+        drop_path_rate=0.2,
+        id2label=ID2LABEL,
+    )
+    Segformer(config).save_pretrained(folder)
+    ImageProcessor(size=(32, 32)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def settings(shards: Path, checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
+    """Settings of a run of a few seconds."""
+    return {
+        "dataset": str(shards),
+        "split": "train",
+        "eval_split": "validation",
+        "checkpoint": str(checkpoint),
+        "device": "cpu",
+        "max_steps": 6,
+        "eval_steps": 3,
+        "save_steps": 3,
+        "learning_rate": 1e-3,
+        "output_dir": str(tmp_path / "run"),
+    }
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_output_folder_holds_model_results_log_card_and_checkpoints(settings: dict[str, Any]) -> None:
+    folder = train(configure("guide", **settings))
+    present = {path.name for path in folder.iterdir()}
+    assert present == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "README.md",
+        "eval_results.json",
+        "log.jsonl",
+        "samples.png",
+        "checkpoint-3",
+        "checkpoint-6",
+    }
+    assert {path.name for path in (folder / "checkpoint-6").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        STATE_NAME,
+    }
+    assert Image.open(folder / "samples.png").size[0] > 0
+
+
+def test_output_folder_and_its_checkpoints_open_in_the_transformers_pipeline(settings: dict[str, Any]) -> None:
+    folder = train(configure("guide", **settings))
+    for model in (folder, folder / "checkpoint-3"):
+        segments = transformers.pipeline("image-segmentation", model=str(model))(Image.new("RGB", (40, 50)))
+        assert all(segment["mask"].size == (40, 50) for segment in segments)
+
+
+def test_log_has_the_keys_of_trainer(settings: dict[str, Any]) -> None:
+    log = _log(train(configure("guide", **settings, eval_on_start=True)))
+    steps = [entry for entry in log if "loss" in entry]
+    evaluations = [entry for entry in log if "eval_loss" in entry]
+    assert [entry["step"] for entry in steps] == [1, 2, 3, 4, 5, 6]
+    assert set(steps[0]) == {"step", "epoch", "loss", "grad_norm", "learning_rate"}
+    assert [entry["step"] for entry in evaluations] == [0, 3, 6]
+    assert set(evaluations[0]) == {
+        "step",
+        "epoch",
+        "eval_loss",
+        "eval_mean_iou",
+        "eval_mean_accuracy",
+        "eval_overall_accuracy",
+        "eval_per_category_iou",
+        "eval_per_category_accuracy",
+        "eval_runtime",
+        "eval_samples_per_second",
+    }
+
+
+def test_loss_starts_near_that_of_a_uniform_guess_and_falls(settings: dict[str, Any]) -> None:
+    longer = {**settings, "max_steps": 60, "eval_steps": 60, "save_steps": 60, "learning_rate": 0.02}
+    losses = [entry["loss"] for entry in _log(train(configure("guide", **longer))) if "loss" in entry]
+    assert abs(losses[0] - math.log(150)) < 0.1
+    assert sum(losses[-5:]) / 5 < losses[0] - 0.5
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(settings: dict[str, Any], tmp_path: Path) -> None:
+    first, second, third = (
+        _weights(train(configure("guide", **{**settings, "output_dir": str(tmp_path / name), "seed": seed})))
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert first == second
+    assert first != third
+
+
+def test_number_of_workers_changes_nothing(settings: dict[str, Any], tmp_path: Path) -> None:
+    runs = [
+        _weights(
+            train(configure("guide", **{**settings, "output_dir": str(tmp_path / str(n)), "dataloader_num_workers": n}))
+        )
+        for n in (0, 2)
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_resume_in_the_middle_of_an_epoch_is_bit_exact(settings: dict[str, Any], tmp_path: Path) -> None:
+    whole = train(configure("guide", **{**settings, "max_steps": 8, "save_steps": 3}))
+    part = configure("guide", **{**settings, "max_steps": 8, "save_steps": 3, "output_dir": str(tmp_path / "part")})
+    run = training.Run(part)
+    run.train()
+    for step in (6, 8):  # as if the run had been killed after step 4
+        for path in sorted((tmp_path / f"part/checkpoint-{step}").iterdir()):
+            path.unlink()
+        (tmp_path / f"part/checkpoint-{step}").rmdir()
+    resumed = train(
+        configure(
+            "guide",
+            **{
+                **settings,
+                "max_steps": 8,
+                "save_steps": 3,
+                "output_dir": str(tmp_path / "part"),
+                "resume_from_checkpoint": "last",
+            },
+        )
+    )
+    assert _weights(resumed) == _weights(whole)
+    assert [entry["step"] for entry in _log(resumed)] == [entry["step"] for entry in _log(whole)]
+    timeless = [{k: v for k, v in entry.items() if "runtime" not in k and "second" not in k} for entry in _log(resumed)]
+    assert timeless == [
+        {k: v for k, v in entry.items() if "runtime" not in k and "second" not in k} for entry in _log(whole)
+    ]
+
+
+def test_last_without_a_checkpoint_starts_at_the_beginning(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = train(configure("guide", **{**settings, "max_steps": 1, "resume_from_checkpoint": "last"}))
+    assert "starting at step 0" in caplog.text
+    assert _log(folder)[0]["step"] == 1
+
+
+def test_resuming_with_other_settings_names_both_values(settings: dict[str, Any]) -> None:
+    train(configure("guide", **settings))
+    with pytest.raises(ValueError, match=r"learning_rate 0.001, this run asks for 0.5"):
+        train(configure("guide", **{**settings, "learning_rate": 0.5, "resume_from_checkpoint": "last"}))
+
+
+def test_old_checkpoints_go_but_the_best_and_the_newest_stay(settings: dict[str, Any]) -> None:
+    config = configure("guide", **{**settings, "max_steps": 5, "eval_steps": 1, "save_steps": 1, "save_total_limit": 2})
+    folder = train(config)
+    kept = list(find_checkpoints(folder))
+    scores = {entry["step"]: entry["eval_mean_iou"] for entry in _log(folder) if "eval_loss" in entry}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert 5 in kept
+    assert best in kept
+    assert len(kept) == 2
+
+
+def test_load_best_model_at_end_leaves_the_best_checkpoint(settings: dict[str, Any]) -> None:
+    config = configure(
+        "guide",
+        **{**settings, "max_steps": 5, "eval_steps": 1, "save_steps": 1, "learning_rate": 0.5},
+        load_best_model_at_end=True,
+        lr_scheduler_type="constant",
+    )
+    folder = train(config)
+    scores = {entry["step"]: entry["eval_mean_iou"] for entry in _log(folder) if "eval_loss" in entry}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert _weights(folder) == _weights(folder / f"checkpoint-{best}")
+    results = json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))
+    assert results["eval_mean_iou"] == pytest.approx(scores[best])
+
+
+def test_best_needs_saved_steps_that_are_evaluated(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"save_steps \(3\) to be a multiple of eval_steps \(2\)"):
+        configure("guide", **{**settings, "eval_steps": 2, "load_best_model_at_end": True})
+
+
+@pytest.fixture
+def full_batch() -> dict[str, Tensor]:
+    """Eight images whose labels have very different numbers of ignored pixels."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 150, (8, 32, 32), generator=generator)
+    for row in range(8):
+        labels[row, : 4 * row] = 255
+    return {"images": torch.randn(8, 3, 32, 32, generator=generator), "labels": labels}
+
+
+def _one_step(checkpoint: Path, batch: dict[str, Tensor], **settings: Any) -> tuple[Segformer, training.StepResult]:
+    model = Segformer.from_pretrained(checkpoint)  # in eval mode, so that BatchNorm does not see the batch
+    config = TrainConfig(device="cpu", learning_rate=1e-3, **settings)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return model, train_step(model, training.build_optimizer(model, config), scaler, batch, config)
+
+
+def test_accumulation_of_four_by_two_equals_a_batch_of_eight(checkpoint: Path, full_batch: dict[str, Tensor]) -> None:
+    whole, whole_result = _one_step(checkpoint, full_batch, per_device_train_batch_size=8)
+    parts, parts_result = _one_step(
+        checkpoint, full_batch, per_device_train_batch_size=2, gradient_accumulation_steps=4
+    )
+    torch.testing.assert_close(parts_result.loss, whole_result.loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(parts_result.grad_norm, whole_result.grad_norm, rtol=1e-5, atol=0)
+    for (name, weight), other in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        if "key_value.bias" in name:  # AdamW's first step is the sign of the gradient, and key biases have none
+            continue
+        torch.testing.assert_close(other, weight, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_loss_of_a_step_is_the_mean_over_its_valid_pixels(checkpoint: Path, full_batch: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        logits = Segformer.from_pretrained(checkpoint)(full_batch["images"])
+    upsampled = torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")
+    expected = torch.nn.functional.cross_entropy(upsampled, full_batch["labels"], ignore_index=255)
+    _, result = _one_step(checkpoint, full_batch, per_device_train_batch_size=2)
+    torch.testing.assert_close(result.loss, expected, rtol=1e-5, atol=0)
+
+
+def test_a_batch_without_labels_changes_nothing_and_costs_nothing(
+    checkpoint: Path, full_batch: dict[str, Tensor]
+) -> None:
+    full_batch["labels"].fill_(255)
+    model, result = _one_step(checkpoint, full_batch)
+    assert result.loss == 0
+    assert result.grad_norm == 0
+    for weight, start in zip(model.parameters(), Segformer.from_pretrained(checkpoint).parameters(), strict=True):
+        assert torch.equal(weight, start)
+
+
+def test_gradients_are_clipped_to_max_grad_norm(checkpoint: Path, full_batch: dict[str, Tensor]) -> None:
+    model, result = _one_step(checkpoint, full_batch, max_grad_norm=0.01)
+    norm = torch.stack([weight.grad.norm() for weight in model.parameters() if weight.grad is not None]).norm()
+    assert result.grad_norm > 0.01
+    torch.testing.assert_close(norm, torch.tensor(0.01), rtol=1e-3, atol=0)
+
+
+def test_bf16_on_the_cpu_trains_and_keeps_float32_weights(settings: dict[str, Any]) -> None:
+    folder = train(configure("guide", **settings, amp="bf16"))
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float32, torch.int64}
+    assert all(math.isfinite(entry["loss"]) for entry in _log(folder) if "loss" in entry)
+
+
+@pytest.mark.parametrize(
+    ("amp", "device", "dtype"),
+    [
+        ("auto", "cpu", None),
+        ("auto", "mps", None),
+        ("off", "cuda", None),
+        ("bf16", "cpu", torch.bfloat16),
+        ("fp16", "cuda", torch.float16),
+    ],
+)
+def test_amp_chooses_the_precision_of_the_device(amp: str, device: str, dtype: torch.dtype | None) -> None:
+    assert training.amp_dtype(amp, torch.device(device)) == dtype
+
+
+@pytest.mark.parametrize(("amp", "device"), [("fp16", "cpu"), ("fp16", "mps"), ("bf16", "mps")])
+def test_amp_that_a_device_has_not_is_refused(amp: str, device: str) -> None:
+    with pytest.raises(ValueError, match=f"amp is {amp} but the device is {device}"):
+        training.amp_dtype(amp, torch.device(device))
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+def test_schedule_is_that_of_transformers(kind: str) -> None:
+    warmup, total = 7, 40
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=6e-5)
+    name = "constant_with_warmup" if kind == "constant" else kind
+    scheduler = transformers.get_scheduler(name, optimizer, warmup, total)
+    config = TrainConfig(lr_scheduler_type=kind, warmup_steps=warmup)
+    for step in range(1, total + 1):
+        assert training.learning_rate(step, total, config) == pytest.approx(
+            scheduler.get_last_lr()[0], rel=1e-12, abs=1e-20
+        )
+        optimizer.step()
+        scheduler.step()
+
+
+def test_each_epoch_has_the_order_of_trainer_and_every_row_once() -> None:
+    places = list(StepSampler(num_rows=10, rows_per_step=4, seed=42, first_step=1, last_step=6))
+    for epoch in (0, 1):
+        rows = [row for step in places[3 * epoch : 3 * epoch + 3] for _, row in step]
+        assert rows == torch.randperm(10, generator=torch.Generator().manual_seed(42 + epoch)).tolist()
+    assert [epoch for step in places for epoch, _ in step] == [0] * 10 + [1] * 10
+
+
+def test_order_from_the_middle_is_the_rest_of_the_whole_order() -> None:
+    whole = list(StepSampler(10, 4, 42, 1, 9))
+    assert list(StepSampler(10, 4, 42, 5, 9)) == whole[4:]
+
+
+def test_jitter_depends_on_seed_epoch_and_row_alone(settings: dict[str, Any]) -> None:
+    config = configure("guide", **settings)
+    samples, _ = training.build_samples(config, ImageProcessor(size=(32, 32)))
+    other_seed, _ = training.build_samples(configure("guide", **settings, seed=7), ImageProcessor(size=(32, 32)))
+    torch.manual_seed(123)
+    again = samples[1, 3]["images"]
+    assert torch.equal(samples[1, 3]["images"], again)
+    assert not torch.equal(samples[2, 3]["images"], again)
+    assert not torch.equal(other_seed[1, 3]["images"], again)
+
+
+@pytest.mark.parametrize("resolution", ["processed", "original"])
+def test_evaluation_equals_scoring_every_image_by_hand(
+    settings: dict[str, Any], checkpoint: Path, resolution: str
+) -> None:
+    config = configure("guide", **settings, eval_resolution=resolution, per_device_eval_batch_size=3)
+    model = Segformer.from_pretrained(checkpoint)
+    processor = ImageProcessor.from_pretrained(checkpoint)
+    _, samples = training.build_samples(config, processor)
+    results = training.evaluate(model, samples, config, torch.device("cpu"))
+    matrix = ConfusionMatrix(150)
+    losses, pixels = 0.0, 0
+    for row in range(len(samples)):
+        image, label_map = samples.dataset[row]
+        images, labels = processor(image, label_map)
+        assert label_map is not None
+        assert labels is not None
+        with torch.no_grad():
+            logits = model(images[None])
+        scored = labels.numpy() if resolution == "processed" else processor.reduce_labels(np.array(label_map))
+        matrix.update(fullres.plain_argmax(logits, scored.shape)[0], scored.astype(np.int64))
+        losses += float(fullres.plain_cross_entropy(logits, labels[None]))
+        pixels += int((labels != 255).sum())
+    scores = matrix.scores()
+    assert results["eval_mean_iou"] == pytest.approx(scores.mean_iou, nan_ok=True)
+    assert results["eval_overall_accuracy"] == pytest.approx(scores.overall_accuracy)
+    np.testing.assert_allclose(results["eval_per_category_iou"], scores.per_category_iou)
+    assert results["eval_loss"] == pytest.approx(losses / pixels, rel=1e-5)
+
+
+def test_eval_only_scores_the_checkpoint_and_trains_nothing(settings: dict[str, Any]) -> None:
+    folder = train(configure("guide", **settings, eval_only=True))
+    assert (folder / "eval_results.json").exists()
+    assert not list(folder.glob("checkpoint-*"))
+    assert [entry["step"] for entry in _log(folder)] == [0]
+
+
+def test_test_size_is_held_out_when_no_eval_split_is_given(settings: dict[str, Any]) -> None:
+    config = configure("guide", **{**settings, "eval_split": None, "test_size": 0.2})
+    train_samples, eval_samples = training.build_samples(config, ImageProcessor(size=(32, 32)))
+    names = [{samples.name(row) for row in range(len(samples))} for samples in (train_samples, eval_samples)]
+    assert [len(part) for part in names] == [8, 2]
+    assert not names[0] & names[1]
+
+
+def test_non_finite_loss_stops_the_run_and_names_step_rows_and_rate(
+    settings: dict[str, Any], checkpoint: Path, tmp_path: Path
+) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["decode_head.classifier.bias"][3] = math.nan
+    broken = tmp_path / "broken"
+    Segformer.from_pretrained(checkpoint).save_pretrained(broken)
+    ImageProcessor.from_pretrained(checkpoint).save_pretrained(broken)
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        FloatingPointError, match=r"loss nan at step 1 \(learning rate 0.001, rows train_\d, train_\d\)"
+    ):
+        train(configure("guide", **{**settings, "checkpoint": str(broken)}))
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten_unasked(settings: dict[str, Any]) -> None:
+    folder = train(configure("guide", **{**settings, "max_steps": 1}))
+    before = _weights(folder)
+    with pytest.raises(ValueError, match="--overwrite-output-dir"):
+        train(configure("guide", **{**settings, "max_steps": 2}))
+    assert _weights(folder) == before
+    train(configure("guide", **{**settings, "max_steps": 2}, overwrite_output_dir=True))
+    assert _weights(folder) != before
+
+
+def test_overwriting_spares_a_folder_that_holds_no_run(settings: dict[str, Any]) -> None:
+    precious = Path(settings["output_dir"]) / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("years of work")
+    with pytest.raises(ValueError, match="no run"):
+        train(configure("guide", **settings, overwrite_output_dir=True))
+    assert precious.exists()
+
+
+def test_runs_without_a_name_get_folders_of_their_own(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nameless = {**settings, "output_dir": None, "max_steps": 1}
+    assert [train(configure("guide", **nameless)) for _ in range(2)] == [Path("runs/guide-1"), Path("runs/guide-2")]
+
+
+def test_every_setting_has_a_flag_with_its_name() -> None:
+    flags = {
+        "recipe": ["--recipe", "guide"],
+        "color_jitter": ["--no-color-jitter"],
+        "per_device_train_batch_size": ["--per-device-train-batch-size", "4"],
+        "resume_from_checkpoint": ["--resume-from-checkpoint"],
+    }
+    config = parse_arguments([word for flag in flags.values() for word in flag])
+    assert config.recipe == "guide"
+    assert not config.color_jitter
+    assert config.per_device_train_batch_size == 4
+    assert config.resume_from_checkpoint == "last"
+
+
+def test_toy_is_the_recipe_of_a_bare_command_and_none_means_no_checkpoint() -> None:
+    assert parse_arguments([]) == configure("toy")
+    assert parse_arguments(["--recipe", "guide", "--checkpoint", "none"]).checkpoint is None
+
+
+def test_guide_recipe_has_the_settings_of_the_guide() -> None:
+    guide = configure("guide")
+    assert (guide.dataset, guide.split, guide.test_size) == ("scene_parse_150", "train[:50]", 0.2)
+    assert (guide.checkpoint, guide.learning_rate, guide.num_train_epochs) == ("nvidia/mit-b0", 6e-5, 50)
+    assert (guide.per_device_train_batch_size, guide.per_device_eval_batch_size) == (2, 2)
+    assert (guide.eval_steps, guide.save_steps, guide.save_total_limit, guide.logging_steps) == (20, 20, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("eval_steps", 0),
+        ("save_total_limit", 0),
+        ("per_device_train_batch_size", -1),
+        ("learning_rate", -1e-3),
+        ("learning_rate", math.nan),
+        ("amp", "fp8"),
+        ("variant", "b9"),
+        ("lr_scheduler_type", "steps"),
+        ("warmup_steps", -1),
+    ],
+)
+def test_wrong_settings_are_refused_by_name_before_any_work(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} is"):
+        TrainConfig(**{name: value})
+
+
+def test_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="'gide'; it is one of toy, guide"):
+        configure("gide")
+
+
+def test_every_setting_explains_itself() -> None:
+    assert all(setting.metadata["help"] for setting in fields(TrainConfig))
