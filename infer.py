@@ -47,7 +47,7 @@ def find_photos(sources: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
-            inside = sorted(path for path in source.iterdir() if path.suffix.lower() in _PHOTO_ENDINGS)
+            inside = sorted(path for path in source.iterdir() if _is_photo(path))
             if not inside:
                 raise FileNotFoundError(f"no photo in {source}; photos end in {', '.join(sorted(_PHOTO_ENDINGS))}")
             found += inside
@@ -58,14 +58,21 @@ def find_photos(sources: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def _is_photo(path: Path) -> bool:
+    return path.suffix.lower() in _PHOTO_ENDINGS and path.is_file()
+
+
 def output_names(photos: Sequence[Path]) -> dict[Path, str]:
     """A name for the results of each photo: its own without the ending, numbered where two photos share one."""
-    shared = Counter(photo.stem for photo in photos)
-    seen: Counter[str] = Counter()
-    names = {}
+    stems = Counter(photo.stem for photo in photos)
+    names: dict[Path, str] = {}
+    taken = set(stems)
     for photo in photos:
-        seen[photo.stem] += 1
-        names[photo] = photo.stem if shared[photo.stem] == 1 else f"{photo.stem}_{seen[photo.stem]}"
+        name, number = photo.stem, 1
+        while stems[photo.stem] > 1 and name in taken:
+            name, number = f"{photo.stem}_{number}", number + 1
+        taken.add(name)
+        names[photo] = name
     return names
 
 

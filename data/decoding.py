@@ -46,6 +46,7 @@ def _decode_image(encoded: bytes | None, where: str) -> tuple[Image.Image, int]:
     try:
         with Image.open(io.BytesIO(encoded or b"")) as stored:
             orientation = int(stored.getexif().get(_ORIENTATION, 1))
+            stored.info.pop("exif", None)  # or Pillow encodes it anew, which a mistyped entry makes impossible
             image = ImageOps.exif_transpose(stored)
             if image.mode.startswith("I"):  # 16-bit greyscale, which PIL would clip rather than scale
                 image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
+import re
 from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
@@ -102,7 +104,7 @@ def find_shards(source: str, split: str) -> list[Path]:
     folder = Path(source)
     found = folder.rglob("*.parquet") if folder.is_dir() else map(Path, glob.glob(source, recursive=True))
     by_split: dict[str, list[Path]] = {}
-    for path in sorted(path for path in found if path.suffix == ".parquet"):
+    for path in sorted((path for path in found if path.suffix == ".parquet"), key=_by_number):
         by_split.setdefault(_split_of(path), []).append(path)
     if not by_split:
         raise FileNotFoundError(
@@ -119,6 +121,11 @@ def _split_of(path: Path) -> str:
         if path.name.startswith((f"{split}-", f"{split}.")) or path.parent.name == split:
             return split
     return "train"
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """A sort key in which shard 2 comes before shard 10, whether or not the names are padded with zeros."""
+    return [(int(run), "") if run.isdigit() else (-1, run) for run in re.split(r"(\d+)", str(path))]
 
 
 def _toy_shard(split: str) -> Path:
@@ -140,7 +147,9 @@ def train_test_split(
     ``test_size`` is a share below 1 or a number of rows. Without a seed every call parts differently.
     """
     count = len(dataset)
-    test_count = int(np.ceil(test_size * count)) if test_size < 1 else int(test_size)
+    if isinstance(test_size, float) and not 0 < test_size < 1:
+        raise ValueError(f"test_size is {test_size}; a share lies between 0 and 1, a number of rows is an int")
+    test_count = math.ceil(test_size * count) if isinstance(test_size, float) else test_size
     if not 0 < test_count < count:
         raise ValueError(f"test_size is {test_size}, {test_count} of {count} rows; both parts need at least one row")
     order = np.random.default_rng(seed).permutation(count).tolist()

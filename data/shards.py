@@ -22,6 +22,7 @@ _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FILE_COLUMNS = ("image", "annotation")
 _ROWS_PER_GROUP = 100  # as on the Hub
 _CACHED_GROUPS = 8  # of about 5 MB each
+_DAMAGE = (OSError, pa.ArrowException, IndexError)  # what pyarrow raises for damaged files
 
 
 class Shard:
@@ -65,14 +66,14 @@ class Shard:
     def _read(self, group: int) -> pa.Table:
         try:
             return self._open().read_row_group(group)
-        except (OSError, pa.ArrowInvalid) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{self.path} breaks off or is damaged in row group {group}: {error}") from error
 
     def _open(self) -> pq.ParquetFile:
         if self._file is None:
             try:
                 self._file = pq.ParquetFile(self.path)
-            except (OSError, pa.ArrowInvalid) as error:
+            except _DAMAGE as error:
                 raise ValueError(f"{self.path} is not a whole parquet file: {error}") from error
         return self._file
 

@@ -29,14 +29,17 @@ def parse_split(expression: str) -> list[SplitPart]:
         match = _PART.fullmatch(term.strip())
         if match is None:
             raise ValueError(f"split {expression!r} is not of the form name, name[from:to] or name[from%:to%]")
-        parts.append(SplitPart(match["name"], match["start"] or "", match["stop"] or ""))
+        part = SplitPart(match["name"], match["start"] or "", match["stop"] or "")
+        percents = [bound.endswith("%") for bound in (part.start, part.stop) if bound]
+        if len(set(percents)) > 1:
+            raise ValueError(f"split {expression!r} mixes rows and percent; give both ends in one of them")
+        if any(abs(int(bound[:-1])) > 100 for bound in (part.start, part.stop) if bound.endswith("%")):
+            raise ValueError(f"split {expression!r} goes beyond 100%")
+        parts.append(part)
     return parts
 
 
 def _to_row(bound: str, num_rows: int) -> int | None:
     if not bound.endswith("%"):
         return int(bound) if bound else None
-    percent = int(bound[:-1])
-    if abs(percent) > 100:
-        raise ValueError(f"{bound} in a split expression is beyond 100%")
-    return round(percent * num_rows / 100)
+    return round(int(bound[:-1]) * num_rows / 100)

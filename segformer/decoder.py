@@ -46,7 +46,7 @@ class AllMLPDecoder(nn.Module):
         return logits.permute(0, 3, 1, 2)  # (B, K, H_0, W_0)
 
     def _fuse(self, features: list[Tensor]) -> Tensor:
-        """The fused map, (B, H_0, W_0, C): every 1x1 convolution is a Linear on channels-last memory, without a copy."""
+        """The fused map, (B, H_0, W_0, C); on channels-last memory a Linear is the 1x1 convolution, without a copy."""
         weights, bias = self._stage_weights()
         finest, *coarser = (feature.permute(0, 2, 3, 1) for feature in features)  # (B, H_i, W_i, C_i)
         fused = F.linear(finest, weights[0], bias)

@@ -39,6 +39,8 @@ class ConfusionMatrix:
     ) -> None:
         if num_labels < 1:
             raise ValueError(f"num_labels is {num_labels}; it must be at least 1")
+        if not -1024 <= ignore_index < 2**16:
+            raise ValueError(f"ignore_index is {ignore_index}; it must be from -1024 to {2**16 - 1}")
         self.num_labels = num_labels
         self.ignore_index = ignore_index
         self.counts = torch.zeros(num_labels, num_labels, dtype=torch.int64, device=device)
@@ -46,7 +48,8 @@ class ConfusionMatrix:
     def update(self, predictions: Tensor | NDArray[Any], labels: Tensor | NDArray[Any]) -> None:
         """Add the pixels of one map or of one batch of maps: two integer arrays of the same shape, such as (B, H, W).
 
-        Raises ValueError for shapes that differ and for any value outside the classes, naming it.
+        What is predicted where the label is to be ignored does not matter. Raises ValueError for shapes that differ and
+        for any other value outside the classes, naming it.
         """
         predictions = torch.as_tensor(predictions, device=self.counts.device)
         labels = torch.as_tensor(labels, device=self.counts.device)
@@ -60,8 +63,10 @@ class ConfusionMatrix:
         # Labels get a row each from the lowest to the highest that may occur, so that one histogram of pairs counts the
         # classes, the ignored pixels and any strays between them, and no pixel has to be picked out first.
         lowest, highest = min(0, self.ignore_index), max(self.num_labels - 1, self.ignore_index)
-        self._require(predictions, "predictions", 0, self.num_labels - 1)
         self._require(labels, "labels", lowest, highest)
+        if not _within(predictions, 0, self.num_labels - 1):
+            predictions = predictions.masked_fill(labels == self.ignore_index, 0)
+            self._require(predictions, "predictions", 0, self.num_labels - 1)
         pairs = (labels - lowest).mul_(self.num_labels).add_(predictions)
         counts = torch.bincount(pairs.flatten(), minlength=(highest - lowest + 1) * self.num_labels)
         counts = counts.view(-1, self.num_labels)  # (rows, K)
@@ -73,8 +78,8 @@ class ConfusionMatrix:
         self.counts += counts[classes]
 
     def _require(self, values: Tensor, name: str, lowest: int, highest: int) -> None:
-        low, high = (int(bound) for bound in torch.aminmax(values))
-        if low < lowest or high > highest:
+        if not _within(values, lowest, highest):
+            low, high = (int(bound) for bound in torch.aminmax(values))
             self._refuse(name, low if low < lowest else high)
 
     def _refuse(self, name: str, stray: int) -> NoReturn:
@@ -100,6 +105,11 @@ class ConfusionMatrix:
             per_category_iou=iou,
             per_category_accuracy=accuracy,
         )
+
+
+def _within(values: Tensor, lowest: int, highest: int) -> bool:
+    low, high = torch.aminmax(values)
+    return bool((low >= lowest) & (high <= highest))
 
 
 def _ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-# The official colours of SceneParse150, class k at place k. Two pairs of names share one colour there: road and
-# skyscraper are both 8c8c8c.
+# The official colours of SceneParse150, class k at place k. One colour stands twice: 8c8c8c is road and skyscraper.
 _SCENEPARSE_COLOURS = """
 787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 e005ff ebff07 96053d 787846 08ff33
 ff0652 8fff8c ccff04 ff3307 cc4603 0066c8 3de6fa ff0633 0b66ff ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff

@@ -7,6 +7,7 @@ one float32, so a table of 3 x 256 entries does both exactly, computed once in t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -43,15 +44,21 @@ class ImageProcessor:
     do_reduce_labels: bool = True
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or not all(isinstance(side, int) and side > 0 for side in self.size):
+        if not (isinstance(self.size, tuple) and len(self.size) == 2 and all(_is_count(side) for side in self.size)):
             raise ValueError(f"size is {self.size!r}; it must be (height, width) in pixels, both above 0")
-        if self.resample not in list(Image.Resampling):
+        if isinstance(self.resample, bool) or self.resample not in list(Image.Resampling):
             raise ValueError(f"resample is {self.resample!r}; PIL's filters are {[f.value for f in Image.Resampling]}")
-        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
-            raise ValueError(
-                f"image_mean is {self.image_mean} and image_std {self.image_std}; "
-                "both need three numbers, deviations above 0"
-            )
+        for name in ("do_resize", "do_rescale", "do_normalize", "do_reduce_labels"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        if not _is_number(self.rescale_factor):
+            raise ValueError(f"rescale_factor is {self.rescale_factor!r}; it must be a number")
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if not (isinstance(values, tuple) and len(values) == 3 and all(map(_is_number, values))):
+                raise ValueError(f"{name} is {values!r}; it must be three numbers, one for each channel")
+        if min(self.image_std) <= 0:
+            raise ValueError(f"image_std is {self.image_std}; deviations are above 0")
 
     def __call__(
         self, image: Image.Image | Sequence[Image.Image], label_map: Image.Image | Sequence[Image.Image] | None = None
@@ -136,10 +143,10 @@ class ImageProcessor:
         if "size" in chosen:
             chosen["size"] = _read_size(chosen["size"])
         for name in ("image_mean", "image_std"):
-            if name in chosen:
-                chosen[name] = tuple(float(value) for value in chosen[name])
-        reduce_labels = entries.get("do_reduce_labels", entries.get("reduce_labels"))
-        chosen["do_reduce_labels"] = bool(reduce_labels)
+            if isinstance(chosen.get(name), list):
+                chosen[name] = tuple(chosen[name])
+        older = entries.get("reduce_labels")
+        chosen.setdefault("do_reduce_labels", False if older is None else older)
         return cls(**chosen)
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,15 +176,35 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB and the way it is meant to be seen: its EXIF orientation applied."""
+    # The image keeps what it read. Without the bytes Pillow does not encode them anew, which a mistyped entry forbids.
+    image.getexif()
+    encoded = image.info.pop("exif", None)
+    try:
+        return to_rgb(ImageOps.exif_transpose(image))
+    finally:
+        if encoded is not None:
+            image.info["exif"] = encoded
+
+
 def open_photo(path: str | Path) -> Image.Image:
     """Read a photo upright (its EXIF orientation applied), as RGB. Raises ValueError naming a file that is no image."""
     try:
         with Image.open(path) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
+            return upright_rgb(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"no photo {path}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a readable image: {error}") from error
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _read_size(size: object) -> tuple[int, int]:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from segformer import fullres
 from segformer.model import Segformer
-from segformer.processor import ImageProcessor, open_photo, to_rgb
+from segformer.processor import ImageProcessor, open_photo, upright_rgb
 
 
 class Segmenter:
@@ -63,7 +63,7 @@ class Segmenter:
     @torch.inference_mode()
     def label_map(self, photo: Image.Image | str | Path) -> NDArray[Any]:
         """The class of every pixel, (H, W) at the photo's own size: uint8, or uint16 for more than 256 classes."""
-        photo = to_rgb(ImageOps.exif_transpose(photo)) if isinstance(photo, Image.Image) else open_photo(photo)
+        photo = upright_rgb(photo) if isinstance(photo, Image.Image) else open_photo(photo)
         images = self.processor.image_to_tensor(photo)[None].to(self.device)
         width, height = photo.size
         prediction = fullres.argmax(self.model(images), (height, width))[0]

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from data.canvas import TOY_CLASSES
 from data.classes import CLASS_NAMES
-from data.toy import SCENE_CATEGORIES, TOY_CLASSES, TOY_SEED, TOY_SPLITS, toy_rows, toy_scene
+from data.toy import SCENE_CATEGORIES, TOY_SEED, TOY_SPLITS, toy_rows, toy_scene
 
 Array = npt.NDArray[Any]
 TRAIN_SCENES = 140  # enough for steady mean colours, and quick to draw
