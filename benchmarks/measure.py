@@ -22,20 +22,24 @@ RESULTS = Path(__file__).parent / "results"
 _MIB = 2**20
 
 
-def alternate(ways: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int) -> dict[str, list[float]]:
+def alternate(
+    ways: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int, times: int = 1
+) -> dict[str, list[float]]:
     """Run each way in turn, again and again, after one uncounted round; return the seconds of every run.
 
-    Taking turns lets a machine that slows down slow all of them down.
+    Taking turns lets a machine that slows down slow all of them down. What takes less than a few milliseconds runs
+    ``times`` times in each turn, and its mean counts.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for round_number in range(repeats + 1):
         for name, run in ways.items():
             _wait_for(device)
             started = time.perf_counter()
-            run()
+            for _ in range(times):
+                run()
             _wait_for(device)
             if round_number:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append((time.perf_counter() - started) / times)
     return seconds
 
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segformer.config import SegformerConfig
+from segformer.pointwise import pointwise
 
 
 class AllMLPDecoder(nn.Module):
@@ -40,20 +41,19 @@ class AllMLPDecoder(nn.Module):
         self.classifier = nn.Conv2d(width, config.num_labels, kernel_size=1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        fused = self._fuse(features).permute(0, 3, 1, 2)  # (B, C, H_0, W_0)
-        fused = self.dropout(F.relu_(self.norm(fused)))
-        logits = F.linear(fused.permute(0, 2, 3, 1), self.classifier.weight[:, :, 0, 0], self.classifier.bias)
-        return logits.permute(0, 3, 1, 2)  # (B, K, H_0, W_0)
+        fused = self.norm(self._fuse(features))  # (B, C, H_0, W_0)
+        return _pointwise(self.dropout(F.relu_(fused)), self.classifier.weight[:, :, 0, 0], self.classifier.bias)
 
     def _fuse(self, features: list[Tensor]) -> Tensor:
-        """The fused map, (B, H_0, W_0, C); on channels-last memory a Linear is the 1x1 convolution, without a copy."""
+        """The sum over the stages of their projected maps, each enlarged to the finest: (B, C, H_0, W_0)."""
         weights, bias = self._stage_weights()
-        finest, *coarser = (feature.permute(0, 2, 3, 1) for feature in features)  # (B, H_i, W_i, C_i)
-        fused = F.linear(finest, weights[0], bias)
-        size = fused.shape[1:3]
-        for feature, weight in zip(coarser, weights[1:], strict=True):
-            projected = F.linear(feature, weight).permute(0, 3, 1, 2)  # (B, C, H_i, W_i)
-            fused += F.interpolate(projected, size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+        size = features[0].shape[-2:]
+        projected = map(_pointwise, features[1:], weights[1:])  # (B, C, H_i, W_i)
+        enlarged = (F.interpolate(each, size, mode="bilinear", align_corners=False) for each in projected)
+        fused = next(enlarged)  # a tensor of its own, not a view, so the others are added to it in place
+        for each in enlarged:
+            fused += each
+        fused += _pointwise(features[0], weights[0], bias)
         return fused
 
     def _stage_weights(self) -> tuple[list[Tensor], Tensor]:
@@ -67,3 +67,8 @@ class AllMLPDecoder(nn.Module):
             pairs = [(W, cast(nn.Linear, L)) for W, L in zip(slices, self.projections, strict=True)]
             bias = torch.stack([W @ L.bias for W, L in pairs]).sum(0)
             return [W @ L.weight for W, L in pairs], bias
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A 1x1 convolution of a channels-last map: (B, C_in, H, W) -> (B, C_out, H, W)."""
+    return pointwise(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segformer.config import SegformerConfig
+from segformer.pointwise import Pointwise
 
 
 class OverlapPatchEmbedding(nn.Module):
@@ -47,10 +48,10 @@ class EfficientSelfAttention(nn.Module):
         self.num_heads = num_heads
         self.head_width = width // num_heads
         self.attention_dropout = attention_dropout
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        self.query = Pointwise(width, width)
+        self.key_value = Pointwise(width, 2 * width)
         self.reduction = SpatialReduction(width, sr_ratio) if sr_ratio > 1 else nn.Identity()
-        self.out = nn.Linear(width, width)
+        self.out = Pointwise(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,9 +90,9 @@ class MixFFN(nn.Module):
 
     def __init__(self, width: int, hidden_width: int, dropout: float) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, hidden_width)
+        self.expand = Pointwise(width, hidden_width)
         self.depthwise = nn.Conv2d(hidden_width, hidden_width, kernel_size=3, padding=1, groups=hidden_width)
-        self.contract = nn.Linear(hidden_width, width)
+        self.contract = Pointwise(hidden_width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -67,14 +67,16 @@ class ConfusionMatrix:
         if not _within(predictions, 0, self.num_labels - 1):
             predictions = predictions.masked_fill(labels == self.ignore_index, 0)
             self._require(predictions, "predictions", 0, self.num_labels - 1)
-        pairs = (labels - lowest).mul_(self.num_labels).add_(predictions)
-        counts = torch.bincount(pairs.flatten(), minlength=(highest - lowest + 1) * self.num_labels)
-        counts = counts.view(-1, self.num_labels)  # (rows, K)
-        counts[self.ignore_index - lowest] = 0
+        pairs = torch.add(predictions, labels, alpha=self.num_labels).flatten()
+        if lowest:
+            pairs -= lowest * self.num_labels
+        counts = torch.bincount(pairs, minlength=(highest - lowest + 1) * self.num_labels).view(-1, self.num_labels)
         classes = slice(-lowest, self.num_labels - lowest)
-        if (counts.sum() - counts[classes].sum()) > 0:
-            strays = [row + lowest for row in counts.sum(1).nonzero().flatten().tolist()]
-            self._refuse("labels", next(label for label in strays if not 0 <= label < self.num_labels))
+        counts[self.ignore_index - lowest] = 0
+        strays = counts.sum(1)
+        strays[classes] = 0
+        if strays.any():
+            self._refuse("labels", int(strays.nonzero()[0]) + lowest)
         self.counts += counts[classes]
 
     def _require(self, values: Tensor, name: str, lowest: int, highest: int) -> None:
