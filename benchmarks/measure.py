@@ -77,6 +77,14 @@ def peak_memory_mib(run: Callable[[], Any], device: torch.device) -> float | Non
     return (_status_kib("VmHWM") - before_kib) / 1024
 
 
+def free_memory_mib(device: str) -> float:
+    """Memory that is free on the device now."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info()[0] / _MIB
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) / 1024
+
+
 def run_alone(module: str, words: list[str]) -> dict[str, Any]:
     """Run ``python -m benchmarks.{module}`` in a process of its own and return the JSON object of its last line."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *words]

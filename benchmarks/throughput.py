@@ -32,6 +32,7 @@ _COLUMNS = {
     "train": ["variant", "size", "batch_size", "dtype", "compile", "images_per_second", "ms", "peer_ms", "ratio"],
     "infer": ["variant", "size", "batch_size", "dtype", "compile", "images_per_second", "ms", "peer_ms", "ratio"],
 }
+_MEMORY_SHARE = 0.6  # of the free memory: a row that is expected to need more is predicted, not tried
 _PHOTO = (683, 512)  # width and height of a common ADE20K photo
 
 
@@ -188,6 +189,22 @@ def peak_memory(case: Case, side: str) -> float | None:
     return measure.run_alone("throughput", words)["peak_memory_mib"]
 
 
+def predict(rows: list[dict[str, Any]], variant: str, size: int, batch_size: int, amp: str) -> dict[str, Any] | None:
+    """A row from the largest one measured with these settings, grown with the pixels; None if there is none."""
+    like = [row for row in rows if (row["variant"], row["amp"]) == (variant, amp) and not row["predicted"]]
+    if not like:
+        return None
+    base = max(like, key=lambda row: row["batch_size"] * row["size"] ** 2)
+    growth = batch_size * size**2 / (base["batch_size"] * base["size"] ** 2)
+    row = {name: base[name] for name in ("mode", "variant", "amp", "compile", "dtype", "ratio") if name in base}
+    row |= {"size": size, "batch_size": batch_size, "predicted": True}
+    grows = ("ms", "peer_ms", "gflop", "peak_memory_mib", "peer_peak_memory_mib")
+    row |= {name: base[name] * growth for name in grows if base.get(name) is not None}
+    row["images_per_second"] = 1e3 * batch_size / row["ms"]
+    row["needed_mib"] = max(row.get("peer_peak_memory_mib", 0.0), row.get("peak_memory_mib", 0.0))
+    return row
+
+
 def main() -> None:
     """Measure every combination that was asked for."""
     options = parse_arguments()
@@ -197,17 +214,22 @@ def main() -> None:
         run = case.ours() if options.only_memory_of == "ours" else case.peer()
         print(json.dumps({"peak_memory_mib": measure.peak_memory_mib(run, case.device)}))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     columns = list(_COLUMNS[options.mode])
     for values in cases:
+        predicted = predict(rows, *values) if options.memory else None
+        if predicted and predicted["needed_mib"] > _MEMORY_SHARE * measure.free_memory_mib(options.device):
+            rows.append(predicted)
+            continue
         case = Case(options, *values)
-        row = case.run()
+        row = {**case.run(), "predicted": False}
         if options.memory:
             row["peak_memory_mib"] = peak_memory(case, "ours")
             if options.against:
                 row["peer_peak_memory_mib"] = peak_memory(case, "peer")
                 row["memory_ratio"] = row["peak_memory_mib"] / row["peer_peak_memory_mib"]
         rows.append(row)
+    columns += ["predicted"] if any(row["predicted"] for row in rows) else []
     columns += [name for name in ("peak_memory_mib", "peer_peak_memory_mib", "memory_ratio") if name in rows[0]]
     measure.report("throughput", measure.machine_card(torch.device(options.device)), rows, columns, options.save)
 

@@ -41,12 +41,15 @@ class AllMLPDecoder(nn.Module):
         self.classifier = nn.Conv2d(width, config.num_labels, kernel_size=1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        fused = self.norm(self._fuse(features))  # (B, C, H_0, W_0)
+        weights, bias = self._stage_weights()
+        if self.norm.training:
+            fused = self.norm(self._fuse(features, weights, bias))  # (B, C, H_0, W_0)
+        else:
+            fused = self._fuse(features, *self._fold_norm(weights, bias))
         return _pointwise(self.dropout(F.relu_(fused)), self.classifier.weight[:, :, 0, 0], self.classifier.bias)
 
-    def _fuse(self, features: list[Tensor]) -> Tensor:
+    def _fuse(self, features: list[Tensor], weights: list[Tensor], bias: Tensor) -> Tensor:
         """The sum over the stages of their projected maps, each enlarged to the finest: (B, C, H_0, W_0)."""
-        weights, bias = self._stage_weights()
         size = features[0].shape[-2:]
         projected = map(_pointwise, features[1:], weights[1:])  # (B, C, H_i, W_i)
         enlarged = (F.interpolate(each, size, mode="bilinear", align_corners=False) for each in projected)
@@ -67,6 +70,14 @@ class AllMLPDecoder(nn.Module):
             pairs = [(W, cast(nn.Linear, L)) for W, L in zip(slices, self.projections, strict=True)]
             bias = torch.stack([W @ L.bias for W, L in pairs]).sum(0)
             return [W @ L.weight for W, L in pairs], bias
+
+    def _fold_norm(self, weights: list[Tensor], bias: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The same with BatchNorm's running statistics multiplied in: in eval mode it is but a scale and a shift."""
+        norm = self.norm
+        mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        with torch.autocast(self.fuse.weight.device.type, enabled=False):
+            scale = norm.weight * torch.rsqrt(variance + norm.eps)
+            return [scale[:, None] * weight for weight in weights], scale * (bias - mean) + norm.bias
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

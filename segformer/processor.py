@@ -86,9 +86,10 @@ class ImageProcessor:
         image = to_rgb(image)
         if self.do_resize:
             image = image.resize(self.size[::-1], self.resample)
-        pixels = np.asarray(image)  # (H, W, 3)
-        channels = [self._levels[c].take(pixels[:, :, c]) for c in range(3)]
-        return torch.from_numpy(np.stack(channels))
+        pixels = np.empty((3, image.height, image.width), np.float32)
+        for levels, channel, plane in zip(self._levels, image.split(), pixels, strict=True):
+            np.take(levels, np.asarray(channel), out=plane, mode="clip")  # the other modes copy before they look up
+        return torch.from_numpy(pixels)
 
     def labels_to_tensor(self, label_map: Image.Image) -> Tensor:
         """(H, W) int64, reduced if ``do_reduce_labels``, at the processed size."""

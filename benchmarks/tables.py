@@ -1,0 +1,72 @@
+"""Write the committed measurements into the READMEs: ``python -m benchmarks.tables``.
+
+``<!-- results/NAME.json: column, column -->`` and ``<!-- end -->`` mark where a table belongs and which columns it has.
+A test checks that what stands between them is what the files say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import RESULTS
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "benchmarks/README.md")
+_PLACE = re.compile(r"(<!-- results/(?P<name>[\w-]+)\.json: (?P<columns>[\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_HEADINGS = {
+    "ms": "ours, ms",
+    "peer_ms": "peer, ms",
+    "seconds": "ours, s",
+    "peer_seconds": "peer, s",
+    "ratio": "times as fast",
+    "peak_memory_mib": "ours, MiB",
+    "peer_peak_memory_mib": "peer, MiB",
+    "memory_ratio": "share of the peer's memory",
+    "images_per_second": "images/s",
+    "share_of_matmul_rate": "share of matmul rate",
+}
+
+
+def render(page: str) -> str:
+    """The page with every marked table as the results have it."""
+    return _PLACE.sub(_table, page)
+
+
+def _table(place: re.Match[str]) -> str:
+    result = json.loads((RESULTS / f"{place['name']}.json").read_text(encoding="utf-8"))
+    columns = [column.strip() for column in place["columns"].split(",")]
+    lines = [_line(_HEADINGS.get(column, column.replace("_", " ")) for column in columns), "|---" * len(columns) + "|"]
+    lines += [_line(_cell(column, row.get(column)) for column in columns) for row in result["rows"]]
+    machine = result["machine"]
+    measured = (
+        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
+        f"transformers {machine['transformers']}, {machine['date']}, commit {machine['commit']}"
+    )
+    return "".join([place[1], "\n".join(lines), f"\n\n{measured}\n", place[4]])
+
+
+def _line(cells: Any) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
+    return str(value)
+
+
+def main() -> None:
+    """Rewrite the pages in place."""
+    for path in PAGES:
+        path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
