@@ -2,6 +2,7 @@
 
     python train.py                         generated scenes, from scratch, no network
     python train.py --recipe guide          Hugging Face's guide: nvidia/mit-b0 on 50 images of SceneParse150
+    torchrun --nproc-per-node 4 train.py    the same on four GPUs
 
 Settings, data, model, step, evaluation, saving and the loop follow in this order. Every random draw is a function of
 where the run is (seed, epoch, row, step), so a resumed run repeats an uninterrupted one and no generator is ever saved.
@@ -13,12 +14,12 @@ import argparse
 import json
 import logging
 import math
-import shutil
 import sys
 import time
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,16 +27,20 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from data import SceneParse150, train_test_split
 from data.classes import CLASS_NAMES, ID2LABEL, IGNORE_INDEX
+from data.order import NO_ROW, Place, StepSampler
 from data.transforms import ColorJitter, mix, sample_generator
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.card import write_card
 from segformer.checkpoints import find_checkpoints, read_training_state, rotate_checkpoints, save_checkpoint
 from segformer.pictures import contact_sheet, label_map_picture, overlay, palette
+from segformer.ranks import ALONE, Ranks, distribute, join_ranks, leave_ranks, sum_over_ranks, take_writers_buffers
+from segformer.runs import Log, claim_output_dir, without_nan
 from segformer.segmenter import default_device
 
 logger = logging.getLogger("train")
@@ -145,6 +150,8 @@ _MAY_CHANGE = {
     "output_dir",
     "overwrite_output_dir",
     "per_device_eval_batch_size",
+    "per_device_train_batch_size",  # these two as long as a step has as many rows
+    "gradient_accumulation_steps",
     "resume_from_checkpoint",
     "save_steps",
     "save_total_limit",
@@ -218,7 +225,7 @@ class Samples(Dataset[dict[str, Any]]):
     """Rows of a dataset as tensors, asked for as (epoch, row); a jitter draws from exactly these two and the seed.
 
     An item holds ``images`` (3, H, W) float32, ``labels`` (H, W) int64, and ``original_labels``, the class ids at the
-    photo's own size as uint8, if asked for.
+    photo's own size, if asked for. The place that is no row holds a photo without any label.
     """
 
     def __init__(
@@ -238,8 +245,11 @@ class Samples(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, place: Place) -> dict[str, Any]:
         epoch, row = place
+        if row == NO_ROW:
+            sample = self[epoch, 0]
+            return {**sample, "labels": torch.full_like(sample["labels"], IGNORE_INDEX)}
         image, label_map = self.dataset[row]
         if label_map is None:
             raise ValueError(f"{self.name(row)} has no annotation; train and evaluate on an annotated split")
@@ -256,35 +266,6 @@ class Samples(Dataset[dict[str, Any]]):
         if isinstance(self.dataset, Subset):
             return typing.cast(SceneParse150, self.dataset.dataset).name(self.dataset.indices[row])
         return self.dataset.name(row)
-
-
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """The (epoch, row) places of every step after ``first_step``: each epoch in an order of its own, as Trainer's."""
-
-    def __init__(self, num_rows: int, rows_per_step: int, seed: int, first_step: int, last_step: int) -> None:
-        self.num_rows = num_rows
-        self.rows_per_step = rows_per_step
-        self.seed = seed
-        self.steps = range(first_step, last_step + 1)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, torch.empty(0)
-        for step in self.steps:
-            if self.epoch(step) != epoch:
-                epoch = self.epoch(step)
-                order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(self.seed + epoch))
-            first = (step - 1) % self.steps_per_epoch * self.rows_per_step
-            yield [(epoch, row) for row in order[first : first + self.rows_per_step].tolist()]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return math.ceil(self.num_rows / self.rows_per_step)
-
-    def epoch(self, step: int) -> int:
-        return (step - 1) // self.steps_per_epoch
 
 
 def build_samples(config: TrainConfig, processor: ImageProcessor) -> tuple[Samples, Samples]:
@@ -400,19 +381,25 @@ def train_step(
     """One optimiser step on one batch: ``images`` (B, 3, H, W) and ``labels`` (B, H, W), already on the device.
 
     The batch is what all accumulation steps see together. The loss is the mean over all of its valid pixels, however
-    many forward passes it takes: each pass adds its sum, divided by the count of the whole batch.
+    many forward passes and ranks it takes: each pass adds its sum, divided by the count of them all.
     """
     images, labels = batch["images"], batch["labels"]
-    valid_pixels = (labels != IGNORE_INDEX).sum().clamp(min=1)
+    valid_pixels = sum_over_ranks((labels != IGNORE_INDEX).sum()).clamp(min=1)
     loss = torch.zeros((), device=images.device)
     optimizer.zero_grad(set_to_none=True)
     size = config.per_device_train_batch_size
-    for some_images, some_labels in zip(images.split(size), labels.split(size), strict=True):
-        with autocast(config, images.device):
-            logits = model(some_images)
-        share = fullres.cross_entropy(logits, some_labels, IGNORE_INDEX, reduction="sum") / valid_pixels
-        scaler.scale(share).backward()
+    parts = list(zip(images.split(size), labels.split(size), strict=True))
+    # Ranks average their gradients, once, in the last backward pass; the loss is a sum over them.
+    averaged = model if isinstance(model, DistributedDataParallel) else None
+    num_ranks = averaged.process_group.size() if averaged else 1
+    for part, (some_images, some_labels) in enumerate(parts, start=1):
+        with averaged.no_sync() if averaged and part < len(parts) else nullcontext():
+            with autocast(config, images.device):
+                logits = model(some_images)
+            share = fullres.cross_entropy(logits, some_labels, IGNORE_INDEX, reduction="sum") / valid_pixels
+            scaler.scale(share * num_ranks).backward()  # type: ignore[no-untyped-call]
         loss += share.detach()
+    sum_over_ranks(loss)
     scaler.unscale_(optimizer)
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or math.inf)
     scaler.step(optimizer)
@@ -430,13 +417,15 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def evaluate(model: Segformer, samples: Samples, config: TrainConfig, device: torch.device) -> dict[str, Any]:
+def evaluate(
+    model: Segformer, samples: Samples, config: TrainConfig, device: torch.device, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """Loss and scores over all rows, one batch at a time, under the keys of Trainer's log.
 
-    ``eval_loss`` is the mean over all valid pixels. Only the confusion matrix grows with what has been seen, and it
-    does not grow.
+    ``eval_loss`` is the mean over all valid pixels. Only the confusion matrix keeps what has been seen, and it does not
+    grow. Each rank takes its share of the rows, and all have the scores of all of them.
     """
-    places = [(0, row) for row in range(len(samples))]
+    places = [(0, row) for row in range(ranks.rank, len(samples), ranks.count)]
     size = config.per_device_eval_batch_size
     batches = [places[first : first + size] for first in range(0, len(places), size)]
     matrix = ConfusionMatrix(model.config.num_labels, IGNORE_INDEX, device)
@@ -445,7 +434,7 @@ def evaluate(model: Segformer, samples: Samples, config: TrainConfig, device: to
     started = time.perf_counter()
     model.eval()
     loader = build_loader(samples, batches, config, device)
-    for batch in tqdm(loader, desc="evaluating", leave=False, disable=None):
+    for batch in tqdm(loader, desc="evaluating", leave=False, disable=None if ranks.is_writer else True):
         images, labels = (to_device(batch, device)[name] for name in ("images", "labels"))
         with autocast(config, device):
             logits = model(images)
@@ -456,6 +445,8 @@ def evaluate(model: Segformer, samples: Samples, config: TrainConfig, device: to
                 matrix.update(fullres.argmax(one[None], label_map.shape)[0], label_map)
         else:
             matrix.update(fullres.argmax(logits, labels.shape[-2:]), labels)
+    matrix.all_reduce()
+    total_loss, valid_pixels = sum_over_ranks(total_loss), sum_over_ranks(valid_pixels)
     scores = matrix.scores()
     seconds = time.perf_counter() - started
     return {
@@ -496,68 +487,11 @@ def sample_sheet(model: Segformer, samples: Samples, device: torch.device, count
 # ------------------------------------------------------------------------------------------------------------ saving
 
 
-class Log:
-    """The run's history, one JSON object a line, with the keys of Trainer's log; NaN is written as null."""
-
-    def __init__(self, path: Path, last_step: int) -> None:
-        self.path = path
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= last_step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-    def add(self, step: int, epoch: float, entries: dict[str, Any]) -> None:
-        """Append one entry."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **without_nan(entries)}) + "\n")
-
-
-def without_nan(entries: dict[str, Any]) -> dict[str, Any]:
-    """The entries as strict JSON can hold them: null for what is not a number."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, list):
-            return [plain(each) for each in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {name: plain(value) for name, value in entries.items()}
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
-def claim_output_dir(config: TrainConfig) -> Path:
-    """The folder of this run, made ready: a new one, or the named one if it holds no run or may be overwritten."""
-    if config.resume_from_checkpoint not in (None, "last"):
-        checkpoint = Path(config.resume_from_checkpoint)
-        return Path(config.output_dir) if config.output_dir else checkpoint.parent
-    if config.output_dir is None:
-        if config.resume_from_checkpoint == "last":
-            raise ValueError("resume_from_checkpoint is 'last' but there is no output_dir to look in")
-        return _new_run_folder(config.recipe)
-    folder = Path(config.output_dir)
-    holds_run = folder.is_dir() and any(folder.iterdir())
-    if holds_run and config.resume_from_checkpoint is None:
-        if not config.overwrite_output_dir:
-            raise ValueError(
-                f"{folder} is not empty; pass --overwrite-output-dir to delete what it holds, "
-                "--resume-from-checkpoint to go on, or another --output-dir"
-            )
-        if not (folder / "log.jsonl").exists():
-            raise ValueError(f"{folder} holds files but no run (no log.jsonl); it will not be overwritten")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _new_run_folder(recipe: str) -> Path:
-    number = 1
-    while True:
-        folder = Path("runs") / f"{recipe}-{number}"
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
+def claim(config: TrainConfig) -> Path:
+    """The output folder of these settings, made ready."""
+    return claim_output_dir(
+        config.output_dir, config.recipe, config.resume_from_checkpoint, config.overwrite_output_dir
+    )
 
 
 def find_resumed(config: TrainConfig, output_dir: Path) -> Path | None:
@@ -598,13 +532,19 @@ class Run:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.device = torch.device(config.device or default_device())
+        self.ranks, self.device = join_ranks(torch.device(config.device or default_device()))
         dtype = amp_dtype(config.amp, self.device)
-        self.output_dir = claim_output_dir(config)
+        self.output_dir = self.ranks.share(claim(config) if self.ranks.is_writer else None)
         resumed = find_resumed(config, self.output_dir)
         source = str(resumed) if resumed else config.checkpoint
         self.model, self.processor = build_model(config, source)
+        if not self.ranks.is_writer:
+            self.ranks.wait()  # the writer goes first, in case something has to be fetched or drawn
         self.train_samples, self.eval_samples = build_samples(config, self.processor)
+        if self.ranks.is_writer:
+            self.ranks.wait()
+        if self.ranks.count > 1 and self.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
         self.model.to(self.device)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
@@ -613,12 +553,18 @@ class Run:
             self._resume(resumed)
         if config.compile:
             self.model.compile()
-        self.log = Log(self.output_dir / "log.jsonl", self.progress.step)
+        self.trained = distribute(self.model, self.ranks, self.device)
+        self.log = Log(self.output_dir, self.progress.step) if self.ranks.is_writer else None
         self.results: dict[str, Any] = {}
 
     def _resume(self, checkpoint: Path) -> None:
         state = read_training_state(checkpoint)
         check_resumable(self.config, state["config"])
+        if state["rows_per_step"] != self.rows_per_step:
+            raise ValueError(
+                f"the checkpoint was trained with {state['rows_per_step']} rows a step over all ranks and passes, this "
+                f"run asks for {self.rows_per_step}; change --per-device-train-batch-size or accumulation"
+            )
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
@@ -626,7 +572,9 @@ class Run:
 
     @property
     def rows_per_step(self) -> int:
-        return self.config.per_device_train_batch_size * self.config.gradient_accumulation_steps
+        """The rows of one optimiser step, over all ranks and forward passes."""
+        per_rank = self.config.per_device_train_batch_size * self.config.gradient_accumulation_steps
+        return per_rank * self.ranks.count
 
     @property
     def steps_per_epoch(self) -> int:
@@ -641,18 +589,21 @@ class Run:
     def train(self) -> None:
         """Every step to the end, with its logging, evaluations and checkpoints."""
         config, total = self.config, self.total_steps
-        sampler = StepSampler(len(self.train_samples), self.rows_per_step, config.seed, self.progress.step + 1, total)
+        sampler = self.sampler(self.progress.step + 1, total)
         if config.eval_on_start and self.progress.step == 0:
             self.evaluate()
-        bar = tqdm(total=total, initial=self.progress.step, desc="training", unit="step", disable=None)
+        hidden = None if self.ranks.is_writer else True
+        bar = tqdm(total=total, initial=self.progress.step, desc="training", unit="step", disable=hidden)
+        started, first_step = time.perf_counter(), self.progress.step
         unread: list[StepResult] = []
         for places, batch in zip(sampler, build_loader(self.train_samples, sampler, config, self.device), strict=True):
             step = self.progress.step = self.progress.step + 1
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, config)
-            torch.manual_seed(mix(config.seed, step))
+            torch.manual_seed(mix(config.seed, step, self.ranks.rank))
             self.model.train()
-            unread.append(train_step(self.model, self.optimizer, self.scaler, to_device(batch, self.device), config))
+            batch = to_device(batch, self.device)
+            unread.append(train_step(self.trained, self.optimizer, self.scaler, batch, config))
             bar.update()
             saving = step % config.save_steps == 0 or step == total
             if step % config.logging_steps == 0 or saving:
@@ -663,6 +614,26 @@ class Run:
             if saving:
                 self.save()
         bar.close()
+        self.log_speed(time.perf_counter() - started, self.progress.step - first_step)
+
+    def sampler(self, first_step: int, last_step: int) -> StepSampler:
+        """The places of this rank in some of the steps."""
+        num_rows, seed = len(self.train_samples), self.config.seed
+        ranks = self.ranks
+        return StepSampler(num_rows, self.rows_per_step, seed, first_step, last_step, ranks.rank, ranks.count)
+
+    def log_speed(self, seconds: float, steps: int) -> None:
+        """Log what the whole loop took, evaluations and checkpoints included, under Trainer's keys."""
+        if not self.log or not steps:
+            return
+        images_per_second = steps * self.rows_per_step / seconds
+        entries = {
+            "train_runtime": seconds,
+            "train_samples_per_second": images_per_second,
+            "train_samples_per_second_per_device": images_per_second / self.ranks.count,
+            "train_steps_per_second": steps / seconds,
+        }
+        self.log.add(self.progress.step, self.epoch, entries)
 
     def log_steps(self, results: list[StepResult], places: list[tuple[int, int]], bar: Any) -> None:
         """Read the losses since the last entry, stop at one that is not finite, and log their mean."""
@@ -673,12 +644,12 @@ class Run:
             first = step - len(losses) + 1 + [math.isfinite(loss) for loss in losses].index(False)
             raise FloatingPointError(self._explain_non_finite(first, losses, rate))
         loss, grad_norm = sum(losses) / len(losses), float(results[-1].grad_norm)
-        self.log.add(step, self.epoch, {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate})
+        if self.log:
+            self.log.add(step, self.epoch, {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate})
         bar.set_postfix(loss=f"{loss:.3f}", mean_iou=f"{self.results.get('eval_mean_iou', math.nan):.3f}")
 
     def _explain_non_finite(self, step: int, losses: list[float], rate: float) -> str:
-        sampler = StepSampler(len(self.train_samples), self.rows_per_step, self.config.seed, step, step)
-        rows = [self.train_samples.name(row) for _, row in next(iter(sampler))]
+        rows = [self.train_samples.name(row) for _, row in next(iter(self.sampler(step, step))) if row != NO_ROW]
         return (
             f"loss {next(loss for loss in losses if not math.isfinite(loss))} at step {step} "
             f"(learning rate {rate:g}, rows {', '.join(rows)}); lower --learning-rate, or look at these rows"
@@ -690,7 +661,10 @@ class Run:
 
     def evaluate(self) -> None:
         """Score the model as it is now, log it, and say so."""
-        self.results = evaluate(self.model, self.eval_samples, self.config, self.device)
+        take_writers_buffers(self.model, self.ranks)
+        self.results = evaluate(self.model, self.eval_samples, self.config, self.device, self.ranks)
+        if not self.log:
+            return
         self.log.add(self.progress.step, self.epoch, self.results)
         tqdm.write(
             f"step {self.progress.step:>6}  eval loss {self.results['eval_loss']:.4f}  "
@@ -704,7 +678,10 @@ class Run:
         step, score = self.progress.step, self.results.get("eval_mean_iou", math.nan)
         if step % self.config.eval_steps == 0 and score > self.progress.best_mean_iou:
             self.progress.best_step, self.progress.best_mean_iou = step, score
+        if not self.ranks.is_writer:
+            return
         state = {
+            "rows_per_step": self.rows_per_step,
             "config": asdict(self.config),
             "progress": asdict(self.progress),
             "optimizer": self.optimizer.state_dict(),
@@ -721,13 +698,15 @@ class Run:
     def finish(self) -> None:
         """Leave the last weights, or the best if asked for, and everything that tells about them."""
         best = self.progress.best_step
+        self.ranks.wait()
         if self.config.load_best_model_at_end and best not in (None, self.progress.step):
             self.model.load_state_dict(Segformer.from_pretrained(self.output_dir / f"checkpoint-{best}").state_dict())
             self.evaluate()
         elif not self.results:
             self.evaluate()
-        self.save_model_files(self.output_dir)
-        self.write_results()
+        if self.ranks.is_writer:
+            self.save_model_files(self.output_dir)
+            self.write_results()
 
     def write_results(self) -> None:
         """eval_results.json, samples.png and the model card, and the table of classes on the terminal."""
@@ -745,7 +724,8 @@ def train(config: TrainConfig) -> Path:
     run = Run(config)
     if config.eval_only:
         run.evaluate()
-        run.write_results()
+        if run.ranks.is_writer:
+            run.write_results()
         return run.output_dir
     run.train()
     run.finish()
@@ -761,6 +741,8 @@ def main() -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    finally:
+        leave_ranks()
     return 0
 
 

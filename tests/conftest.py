@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin slow down every test beside them
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from segformer import Segformer, SegformerConfig
+from data.classes import ID2LABEL
+from data.shards import write_shard
+from segformer import ImageProcessor, Segformer, SegformerConfig
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -75,3 +80,47 @@ def tiny_model(tiny_config: SegformerConfig) -> Segformer:
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     return model.eval()
+
+
+def _encoded(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small scenes of two coloured halves, with some unlabelled pixels; photos of different sizes."""
+    folder = tmp_path_factory.mktemp("shards")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 10), ("validation", 5)):
+        rows = []
+        for row in range(count):
+            width, height = (int(side) for side in generator.integers(30, 50, 2))
+            labels = np.zeros((height, width), np.uint8)
+            labels[2:, : width // 2], labels[2:, width // 2 :] = generator.integers(1, 151, 2)
+            pixels = np.stack([labels, 255 - labels, labels // 2], axis=-1)
+            name = f"{split}_{row}"
+            files = {"image": Image.fromarray(pixels), "annotation": Image.fromarray(labels)}
+            encoded = {column: {"bytes": _encoded(file), "path": f"{name}.png"} for column, file in files.items()}
+            rows.append({**encoded, "scene_category": 0})
+        write_shard(folder / split / "0000.parquet", rows, ["halves"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with the 150 classes, to start from."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        depths=(1, 1, 1, 1),
+        hidden_sizes=(8, 16, 24, 32),
+        num_attention_heads=(1, 2, 3, 4),
+        decoder_hidden_size=16,
+        drop_path_rate=0.2,
+        id2label=ID2LABEL,
+    )
+    Segformer(config).save_pretrained(folder)
+    ImageProcessor(size=(32, 32)).save_pretrained(folder)
+    return folder

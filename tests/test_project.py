@@ -12,6 +12,7 @@ import pytest
 
 import infer
 import train
+from benchmarks import tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,13 +49,23 @@ def test_paths_in_the_readme_exist() -> None:
 
 def test_flags_in_the_readme_exist() -> None:
     known = {"--" + name.replace("_", "-") for name in train.TrainConfig.__dataclass_fields__}
-    known |= {"--no-color-jitter", "--checkpoint", "--output-dir", "--opacity"}
+    known |= {"--no-color-jitter", "--opacity", "--nproc-per-node"}
+    known |= set(
+        re.findall(r"add_argument\(\s*\"(--[a-z-]+)", (ROOT / "benchmarks/throughput.py").read_text(encoding="utf-8"))
+    )
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 
 
 def test_reading_order_names_every_module_of_the_package() -> None:
     modules = {f"segformer/{path.name}" for path in (ROOT / "segformer").glob("*.py")} - {"segformer/__init__.py"}
     assert [module for module in sorted(modules) if f"`{module}`" not in README] == []
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tables_of_measurements_say_what_the_result_files_say(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "<!-- results/" in text
+    assert tables.render(text) == text
 
 
 def _imports(path: Path) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from dataclasses import fields
@@ -18,67 +17,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import train as training
-from data.classes import ID2LABEL
-from data.shards import write_shard
-from segformer import ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, fullres
+from data.order import StepSampler
+from segformer import ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.checkpoints import STATE_NAME, find_checkpoints
-from train import StepSampler, TrainConfig, configure, parse_arguments, train, train_step
-
-ROWS = 10
-
-
-def _encoded(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small scenes of two coloured halves, with some unlabelled pixels; photos of different sizes."""
-    folder = tmp_path_factory.mktemp("shards")
-    generator = np.random.default_rng(0)
-    for split, count in (("train", ROWS), ("validation", 5)):
-        rows = []
-        for row in range(count):
-            width, height = (int(side) for side in generator.integers(30, 50, 2))
-            labels = np.zeros((height, width), np.uint8)
-            labels[2:, : width // 2], labels[2:, width // 2 :] = generator.integers(1, 151, 2)
-            pixels = np.stack([labels, 255 - labels, labels // 2], axis=-1)
-            name = f"{split}_{row}"
-            files = {"image": Image.fromarray(pixels), "annotation": Image.fromarray(labels)}
-            encoded = {column: {"bytes": _encoded(file), "path": f"{name}.png"} for column, file in files.items()}
-            rows.append({**encoded, "scene_category": 0})
-        write_shard(folder / split / "0000.parquet", rows, ["halves"])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with the 150 classes, to start from."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(0)
-    config = SegformerConfig(
-        depths=(1, 1, 1, 1),
-        hidden_sizes=(8, 16, 24, 32),
-        num_attention_heads=(1, 2, 3, 4),
-        decoder_hidden_size=16,
-        drop_path_rate=0.2,
-        id2label=ID2LABEL,
-    )
-    Segformer(config).save_pretrained(folder)
-    ImageProcessor(size=(32, 32)).save_pretrained(folder)
-    return folder
+from train import TrainConfig, configure, parse_arguments, train, train_step
 
 
 @pytest.fixture
-def settings(shards: Path, checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
+def settings(small_shards: Path, small_checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
     """Settings of a run of a few seconds."""
     return {
-        "dataset": str(shards),
+        "dataset": str(small_shards),
         "split": "train",
         "eval_split": "validation",
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(small_checkpoint),
         "device": "cpu",
         "max_steps": 6,
         "eval_steps": 3,
@@ -257,17 +209,21 @@ def full_batch() -> dict[str, Tensor]:
     return {"images": torch.randn(8, 3, 32, 32, generator=generator), "labels": labels}
 
 
-def _one_step(checkpoint: Path, batch: dict[str, Tensor], **settings: Any) -> tuple[Segformer, training.StepResult]:
-    model = Segformer.from_pretrained(checkpoint)  # in eval mode, so that BatchNorm does not see the batch
+def _one_step(
+    small_checkpoint: Path, batch: dict[str, Tensor], **settings: Any
+) -> tuple[Segformer, training.StepResult]:
+    model = Segformer.from_pretrained(small_checkpoint)  # in eval mode, so that BatchNorm does not see the batch
     config = TrainConfig(device="cpu", learning_rate=1e-3, **settings)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     return model, train_step(model, training.build_optimizer(model, config), scaler, batch, config)
 
 
-def test_accumulation_of_four_by_two_equals_a_batch_of_eight(checkpoint: Path, full_batch: dict[str, Tensor]) -> None:
-    whole, whole_result = _one_step(checkpoint, full_batch, per_device_train_batch_size=8)
+def test_accumulation_of_four_by_two_equals_a_batch_of_eight(
+    small_checkpoint: Path, full_batch: dict[str, Tensor]
+) -> None:
+    whole, whole_result = _one_step(small_checkpoint, full_batch, per_device_train_batch_size=8)
     parts, parts_result = _one_step(
-        checkpoint, full_batch, per_device_train_batch_size=2, gradient_accumulation_steps=4
+        small_checkpoint, full_batch, per_device_train_batch_size=2, gradient_accumulation_steps=4
     )
     torch.testing.assert_close(parts_result.loss, whole_result.loss, rtol=1e-5, atol=0)
     torch.testing.assert_close(parts_result.grad_norm, whole_result.grad_norm, rtol=1e-5, atol=0)
@@ -277,28 +233,30 @@ def test_accumulation_of_four_by_two_equals_a_batch_of_eight(checkpoint: Path, f
         torch.testing.assert_close(other, weight, rtol=1e-5, atol=1e-5, msg=name)
 
 
-def test_loss_of_a_step_is_the_mean_over_its_valid_pixels(checkpoint: Path, full_batch: dict[str, Tensor]) -> None:
+def test_loss_of_a_step_is_the_mean_over_its_valid_pixels(
+    small_checkpoint: Path, full_batch: dict[str, Tensor]
+) -> None:
     with torch.no_grad():
-        logits = Segformer.from_pretrained(checkpoint)(full_batch["images"])
+        logits = Segformer.from_pretrained(small_checkpoint)(full_batch["images"])
     upsampled = torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")
     expected = torch.nn.functional.cross_entropy(upsampled, full_batch["labels"], ignore_index=255)
-    _, result = _one_step(checkpoint, full_batch, per_device_train_batch_size=2)
+    _, result = _one_step(small_checkpoint, full_batch, per_device_train_batch_size=2)
     torch.testing.assert_close(result.loss, expected, rtol=1e-5, atol=0)
 
 
 def test_a_batch_without_labels_changes_nothing_and_costs_nothing(
-    checkpoint: Path, full_batch: dict[str, Tensor]
+    small_checkpoint: Path, full_batch: dict[str, Tensor]
 ) -> None:
     full_batch["labels"].fill_(255)
-    model, result = _one_step(checkpoint, full_batch)
+    model, result = _one_step(small_checkpoint, full_batch)
     assert result.loss == 0
     assert result.grad_norm == 0
-    for weight, start in zip(model.parameters(), Segformer.from_pretrained(checkpoint).parameters(), strict=True):
+    for weight, start in zip(model.parameters(), Segformer.from_pretrained(small_checkpoint).parameters(), strict=True):
         assert torch.equal(weight, start)
 
 
-def test_gradients_are_clipped_to_max_grad_norm(checkpoint: Path, full_batch: dict[str, Tensor]) -> None:
-    model, result = _one_step(checkpoint, full_batch, max_grad_norm=0.01)
+def test_gradients_are_clipped_to_max_grad_norm(small_checkpoint: Path, full_batch: dict[str, Tensor]) -> None:
+    model, result = _one_step(small_checkpoint, full_batch, max_grad_norm=0.01)
     norm = torch.stack([weight.grad.norm() for weight in model.parameters() if weight.grad is not None]).norm()
     assert result.grad_norm > 0.01
     torch.testing.assert_close(norm, torch.tensor(0.01), rtol=1e-3, atol=0)
@@ -371,11 +329,11 @@ def test_jitter_depends_on_seed_epoch_and_row_alone(settings: dict[str, Any]) ->
 
 @pytest.mark.parametrize("resolution", ["processed", "original"])
 def test_evaluation_equals_scoring_every_image_by_hand(
-    settings: dict[str, Any], checkpoint: Path, resolution: str
+    settings: dict[str, Any], small_checkpoint: Path, resolution: str
 ) -> None:
     config = configure("guide", **settings, eval_resolution=resolution, per_device_eval_batch_size=3)
-    model = Segformer.from_pretrained(checkpoint)
-    processor = ImageProcessor.from_pretrained(checkpoint)
+    model = Segformer.from_pretrained(small_checkpoint)
+    processor = ImageProcessor.from_pretrained(small_checkpoint)
     _, samples = training.build_samples(config, processor)
     results = training.evaluate(model, samples, config, torch.device("cpu"))
     matrix = ConfusionMatrix(150)
@@ -414,13 +372,13 @@ def test_test_size_is_held_out_when_no_eval_split_is_given(settings: dict[str, A
 
 
 def test_non_finite_loss_stops_the_run_and_names_step_rows_and_rate(
-    settings: dict[str, Any], checkpoint: Path, tmp_path: Path
+    settings: dict[str, Any], small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    weights = load_file(checkpoint / "model.safetensors")
+    weights = load_file(small_checkpoint / "model.safetensors")
     weights["decode_head.classifier.bias"][3] = math.nan
     broken = tmp_path / "broken"
-    Segformer.from_pretrained(checkpoint).save_pretrained(broken)
-    ImageProcessor.from_pretrained(checkpoint).save_pretrained(broken)
+    Segformer.from_pretrained(small_checkpoint).save_pretrained(broken)
+    ImageProcessor.from_pretrained(small_checkpoint).save_pretrained(broken)
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
         FloatingPointError, match=r"loss nan at step 1 \(learning rate 0.001, rows train_\d, train_\d\)"

@@ -1,0 +1,149 @@
+"""Where a training step's time goes, ours beside transformers', with the floor under each phase.
+
+    python -m benchmarks.breakdown --save cpu
+
+The floor is the larger of two times: the phase's FLOPs over the rate of a large matrix product, and the bytes that it
+must at least read and write over the bandwidth of a copy, both measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import measure, peers
+from data.classes import ID2LABEL
+from segformer import VARIANTS, Segformer, fullres
+
+_COLUMNS = ["phase", "ms", "peer_ms", "ratio", "gflop", "peer_gflop", "floor_ms"]
+_PHASES = ("encoder forward", "decoder forward", "loss and its gradient", "decoder backward", "encoder backward")
+
+
+class Phases:
+    """The phases of one side's training step, each ready to be run again and again on what the ones before it gave."""
+
+    def __init__(
+        self,
+        encode: Callable[[Tensor], Sequence[Tensor]],
+        decode: Callable[[Sequence[Tensor]], Tensor],
+        loss_of: Callable[[Tensor, Tensor], Tensor],
+        weights: tuple[list[Tensor], list[Tensor]],
+        images: Tensor,
+        labels: Tensor,
+    ) -> None:
+        encoder_weights, decoder_weights = weights
+        features = encode(images)
+        leaves = [feature.detach().requires_grad_() for feature in features]
+        logits = decode(leaves)
+        leaf = logits.detach().requires_grad_()
+
+        def loss_and_gradient() -> tuple[Tensor, ...]:
+            return torch.autograd.grad(loss_of(leaf, labels), leaf)
+
+        def decoder_backward() -> tuple[Tensor, ...]:
+            return torch.autograd.grad(logits, [*leaves, *decoder_weights], slope, retain_graph=True)
+
+        def encoder_backward() -> tuple[Tensor, ...]:
+            return torch.autograd.grad(features, encoder_weights, slopes, retain_graph=True)
+
+        slope = loss_and_gradient()[0]
+        slopes = decoder_backward()[: len(leaves)]
+        ways = (lambda: encode(images), lambda: decode(leaves), loss_and_gradient, decoder_backward, encoder_backward)
+        self.ways: dict[str, Callable[[], Any]] = dict(zip(_PHASES, ways, strict=True))
+        maps, head = [*features], [logits]
+        self.megabytes = {
+            "encoder forward": _megabytes([images, *maps, *encoder_weights]),
+            "decoder forward": _megabytes([*maps, *head, *decoder_weights]),
+            "loss and its gradient": _megabytes([logits, labels, logits]),
+            "decoder backward": _megabytes([*head, *maps, *maps, *decoder_weights, *decoder_weights]),
+            "encoder backward": _megabytes([*maps, images, *encoder_weights, *encoder_weights]),
+        }
+
+
+def _megabytes(tensors: Sequence[Tensor]) -> float:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
+
+
+def _copy_megabytes_per_second(device: torch.device) -> float:
+    source = torch.randn(2**26, device=device)
+    target = torch.empty_like(source)
+    seconds = measure.alternate({"copy": lambda: target.copy_(source)}, device, repeats=5)["copy"]
+    return 2 * _megabytes([source]) / statistics.median(seconds)
+
+
+def _gflop(side: Phases, phase: str) -> float:
+    """The phase's FLOPs as torch counts them; backward is two products for each of forward's.
+
+    (torch's counter takes the backward of a depthwise convolution for that of a full one.)
+    """
+    half, _, direction = phase.partition(" ")
+    with FlopCounterMode(display=False) as counter:
+        side.ways[f"{half} forward" if direction == "backward" else phase]()
+    return (2 if direction == "backward" else 1) * counter.get_total_flops() / 1e9
+
+
+def both_sides(options: argparse.Namespace) -> tuple[Phases, Phases]:
+    """Our phases and the peer's, from the same weights."""
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    rates = {"drop_path_rate": 0.0, "classifier_dropout_prob": 0.0}
+    model = Segformer(VARIANTS[options.variant](id2label=ID2LABEL, **rates)).to(device).train()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        peer = peers.transformers_model(folder, device).train()
+    side = options.size
+    images = torch.randn(options.batch_size, 3, side, side, device=device)
+    labels = torch.randint(0, 150, (options.batch_size, side, side), device=device)
+    our_weights = ([*model.encoder.parameters()], [*model.decoder.parameters()])
+    their_weights = ([*peer.segformer.parameters()], [*peer.decode_head.parameters()])
+    ours = Phases(
+        model.encoder, lambda maps: model.decoder(list(maps)), fullres.cross_entropy, our_weights, images, labels
+    )
+    theirs = Phases(
+        lambda pixels: peer.segformer(pixels, output_hidden_states=True).hidden_states,
+        lambda maps: peer.decode_head(tuple(maps)),
+        peers.plain_loss,
+        their_weights,
+        images,
+        labels,
+    )
+    return ours, theirs
+
+
+def main() -> None:
+    """Measure every phase."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", choices=tuple(VARIANTS), default="b0")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/breakdown-NAME.json")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    ours, theirs = both_sides(options)
+    gflop_rate = measure.matmul_gflop_per_second(device, torch.float32)
+    copy_rate = _copy_megabytes_per_second(device)
+    rows = []
+    for phase in _PHASES:
+        ways = {"ours": ours.ways[phase], "peer": theirs.ways[phase]}
+        seconds = measure.alternate(ways, device, options.repeats)
+        mine, their = (statistics.median(seconds[side]) for side in ("ours", "peer"))
+        row: dict[str, Any] = {"phase": phase, "ms": mine * 1e3, "peer_ms": their * 1e3, "ratio": their / mine}
+        row |= {"gflop": _gflop(ours, phase), "peer_gflop": _gflop(theirs, phase)}
+        row["floor_ms"] = 1e3 * max(row["gflop"] / gflop_rate, ours.megabytes[phase] / copy_rate)
+        rows.append(row)
+    total: dict[str, Any] = {"phase": "together", **{name: sum(row[name] for row in rows) for name in _COLUMNS[1:]}}
+    total["ratio"] = total["peer_ms"] / total["ms"]
+    measure.report("breakdown", measure.machine_card(device), [*rows, total], _COLUMNS, options.save)
+
+
+if __name__ == "__main__":
+    main()
