@@ -38,6 +38,7 @@ from data.transforms import ColorJitter, mix, sample_generator
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.card import write_card
 from segformer.checkpoints import find_checkpoints, read_training_state, rotate_checkpoints, save_checkpoint
+from segformer.config import variant_of
 from segformer.pictures import contact_sheet, label_map_picture, overlay, palette
 from segformer.ranks import ALONE, Ranks, distribute, join_ranks, leave_ranks, sum_over_ranks, take_writers_buffers
 from segformer.runs import Log, claim_output_dir, without_nan
@@ -62,7 +63,7 @@ class TrainConfig:
     eval_split: str | None = _setting(None, "rows to evaluate on; without it, --test-size of --split is held out")
     test_size: float = _setting(0.2, "share of --split to hold out when there is no --eval-split")
     checkpoint: str | None = _setting("nvidia/mit-b0", "Hub id, folder or file to start from; 'none' to start anew")
-    variant: str = _setting("b0", "size of a model that starts anew", tuple(VARIANTS))
+    variant: str | None = _setting(None, "b0 to b5: size of a model that starts anew, b0 if not given", tuple(VARIANTS))
     image_size: int | None = _setting(None, "side in pixels that photos are resized to; else the checkpoint's, or 512")
     color_jitter: bool = _setting(True, "jitter the colours of training images")
     drop_path_rate: float | None = _setting(None, "rate of dropped residual branches; else the checkpoint's")
@@ -99,7 +100,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for setting in fields(self):
             value, choices = getattr(self, setting.name), setting.metadata["choices"]
-            if choices and value not in choices:
+            if choices and value is not None and value not in choices:
                 raise ValueError(f"{setting.name} is {value!r}; it is one of {', '.join(choices)}")
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
@@ -164,6 +165,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "split": "train",
         "eval_split": "validation",
         "checkpoint": None,
+        "variant": "b0",
         "image_size": 128,
         "drop_path_rate": 0.0,
         "classifier_dropout": 0.0,
@@ -314,9 +316,15 @@ def build_model(config: TrainConfig, source: str | None) -> tuple[Segformer, Ima
     torch.manual_seed(config.seed)
     processor = ImageProcessor()
     if source is None:
-        model = Segformer(VARIANTS[config.variant](id2label=ID2LABEL, **changes))
+        model = Segformer(VARIANTS[config.variant or "b0"](id2label=ID2LABEL, **changes))
     else:
         model = Segformer.from_pretrained(source, id2label=ID2LABEL, config_changes=changes)
+        held = variant_of(model.config)
+        if config.variant not in (None, held):
+            raise ValueError(
+                f"checkpoint {source} holds variant {held or 'of another size'}, this run asks for {config.variant}; "
+                "leave out --variant, or name another --checkpoint"
+            )
         if not Path(source).is_file():
             processor = ImageProcessor.from_pretrained(source)
     size = processor.size if config.image_size is None else (config.image_size, config.image_size)
@@ -646,7 +654,9 @@ class Run:
         loss, grad_norm = sum(losses) / len(losses), float(results[-1].grad_norm)
         if self.log:
             self.log.add(step, self.epoch, {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate})
-        bar.set_postfix(loss=f"{loss:.3f}", mean_iou=f"{self.results.get('eval_mean_iou', math.nan):.3f}")
+        images_per_second = (bar.format_dict["rate"] or 0.0) * self.rows_per_step
+        mean_iou = self.results.get("eval_mean_iou", math.nan)
+        bar.set_postfix_str(f"loss {loss:.3f}, mean IoU {mean_iou:.3f}, {images_per_second:.1f} images/s")
 
     def _explain_non_finite(self, step: int, losses: list[float], rate: float) -> str:
         rows = [self.train_samples.name(row) for _, row in next(iter(self.sampler(step, step))) if row != NO_ROW]

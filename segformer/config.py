@@ -167,3 +167,11 @@ VARIANTS: dict[str, Callable[..., SegformerConfig]] = {
     "b4": partial(_LARGER, depths=(3, 8, 27, 3), decoder_hidden_size=768),
     "b5": partial(_LARGER, depths=(3, 6, 40, 3), decoder_hidden_size=768),
 }
+
+
+def variant_of(config: SegformerConfig) -> str | None:
+    """The name of the variant that has these sizes; None for a model of one's own."""
+    for name, variant in VARIANTS.items():
+        if all(getattr(config, size) == getattr(variant(), size) for size in (*_SIZE_FIELDS, "decoder_hidden_size")):
+            return name
+    return None

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import train as training
+from data.classes import ID2LABEL
 from data.order import StepSampler
-from segformer import ConfusionMatrix, ImageProcessor, Segformer, fullres
+from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.checkpoints import STATE_NAME, find_checkpoints
 from train import TrainConfig, configure, parse_arguments, train, train_step
 
@@ -466,3 +467,10 @@ def test_unknown_recipe_lists_the_known_ones() -> None:
 
 def test_every_setting_explains_itself() -> None:
     assert all(setting.metadata["help"] for setting in fields(TrainConfig))
+
+
+def test_a_checkpoint_of_another_variant_than_asked_for_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    Segformer(VARIANTS["b1"](id2label=ID2LABEL)).save_pretrained(tmp_path / "b1")
+    ImageProcessor(size=(32, 32)).save_pretrained(tmp_path / "b1")
+    with pytest.raises(ValueError, match="holds variant b1, this run asks for b0"):
+        train(configure("guide", **{**settings, "checkpoint": str(tmp_path / "b1"), "variant": "b0"}))
