@@ -41,7 +41,7 @@ from segformer.checkpoints import find_checkpoints, read_training_state, rotate_
 from segformer.config import variant_of
 from segformer.pictures import contact_sheet, label_map_picture, overlay, palette
 from segformer.ranks import ALONE, Ranks, distribute, join_ranks, leave_ranks, sum_over_ranks, take_writers_buffers
-from segformer.runs import Log, claim_output_dir, without_nan
+from segformer.runs import Log, check_output_dir, make_output_dir, new_run_folder, without_nan
 from segformer.segmenter import default_device
 
 logger = logging.getLogger("train")
@@ -495,19 +495,30 @@ def sample_sheet(model: Segformer, samples: Samples, device: torch.device, count
 # ------------------------------------------------------------------------------------------------------------ saving
 
 
-def claim(config: TrainConfig) -> Path:
-    """The output folder of these settings, made ready."""
-    return claim_output_dir(
-        config.output_dir, config.recipe, config.resume_from_checkpoint, config.overwrite_output_dir
-    )
-
-
-def find_resumed(config: TrainConfig, output_dir: Path) -> Path | None:
-    """The checkpoint to go on from, or None to start at the beginning."""
+def claim_output_dir(config: TrainConfig) -> Path:
+    """The output folder of these settings, made ready: as it is for a resumed run, empty for a new one."""
+    if config.resume_from_checkpoint not in (None, "last") and config.output_dir is None:
+        return Path(config.resume_from_checkpoint).parent
+    if config.output_dir is None:
+        return new_run_folder(config.recipe)
+    folder = Path(config.output_dir)
     if config.resume_from_checkpoint is None:
+        make_output_dir(folder, config.overwrite_output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def find_resumed(config: TrainConfig) -> Path | None:
+    """The checkpoint to go on from, or None to start at the beginning; refuses to lose what the output folder holds."""
+    if config.resume_from_checkpoint is None:
+        if config.output_dir is not None:
+            check_output_dir(Path(config.output_dir), config.overwrite_output_dir)
         return None
     if config.resume_from_checkpoint != "last":
         return Path(config.resume_from_checkpoint)
+    if config.output_dir is None:
+        raise ValueError("resume_from_checkpoint is 'last' but there is no output_dir to look in")
+    output_dir = Path(config.output_dir)
     found = list(find_checkpoints(output_dir).values())
     if not found:
         logger.warning("no checkpoint in %s: starting at step 0", output_dir)
@@ -542,8 +553,7 @@ class Run:
         self.config = config
         self.ranks, self.device = join_ranks(torch.device(config.device or default_device()))
         dtype = amp_dtype(config.amp, self.device)
-        self.output_dir = self.ranks.share(claim(config) if self.ranks.is_writer else None)
-        resumed = find_resumed(config, self.output_dir)
+        resumed = find_resumed(config)
         source = str(resumed) if resumed else config.checkpoint
         self.model, self.processor = build_model(config, source)
         if not self.ranks.is_writer:
@@ -562,6 +572,8 @@ class Run:
         if config.compile:
             self.model.compile()
         self.trained = distribute(self.model, self.ranks, self.device)
+        # Only now, when nothing is left that could refuse to start, is the output folder touched.
+        self.output_dir = self.ranks.share(claim_output_dir(config) if self.ranks.is_writer else None)
         self.log = Log(self.output_dir, self.progress.step) if self.ranks.is_writer else None
         self.results: dict[str, Any] = {}
 

@@ -11,30 +11,31 @@ from typing import Any
 LOG_NAME = "log.jsonl"
 
 
-def claim_output_dir(output_dir: str | None, recipe: str, resume: str | None, overwrite: bool) -> Path:
-    """The folder of a run, made ready: a new one, or the named one if it is empty, resumed or may be overwritten.
+def check_output_dir(folder: Path, overwrite: bool) -> None:
+    """Raise ValueError, before any work begins, if a new run in this folder would lose what it holds."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; --output-dir names a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise ValueError(
+            f"{folder} is not empty; pass --overwrite-output-dir to delete what it holds, "
+            "--resume-from-checkpoint to go on, or another --output-dir"
+        )
+    if not (folder / LOG_NAME).exists():
+        raise ValueError(f"{folder} holds files but no run (no {LOG_NAME}); it will not be overwritten")
 
-    ``resume`` is a checkpoint folder or "last". Raises ValueError rather than lose what a folder holds.
-    """
-    if output_dir is None and resume == "last":
-        raise ValueError("resume_from_checkpoint is 'last' but there is no output_dir to look in")
-    if output_dir is None:
-        return Path(resume).parent if resume is not None else _new_run_folder(recipe)
-    folder = Path(output_dir)
-    if resume is None and folder.is_dir() and any(folder.iterdir()):
-        if not overwrite:
-            raise ValueError(
-                f"{folder} is not empty; pass --overwrite-output-dir to delete what it holds, "
-                "--resume-from-checkpoint to go on, or another --output-dir"
-            )
-        if not (folder / LOG_NAME).exists():
-            raise ValueError(f"{folder} holds files but no run (no {LOG_NAME}); it will not be overwritten")
+
+def make_output_dir(folder: Path, overwrite: bool) -> None:
+    """Make the folder of a new run, which replaces the run it held if ``overwrite`` says so."""
+    check_output_dir(folder, overwrite)
+    if folder.is_dir() and any(folder.iterdir()):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
-def _new_run_folder(recipe: str) -> Path:
+def new_run_folder(recipe: str) -> Path:
+    """Make runs/<recipe>-<n> for the first n that is free."""
     number = 1
     while True:
         folder = Path("runs") / f"{recipe}-{number}"
