@@ -89,6 +89,15 @@ def write_photo(segmenter: Segmenter, photo: Image.Image, folder: Path, name: st
     return [{"label": names[k], "id": k, "share": round(share, 6)} for k, share in shares]
 
 
+def check_outputs(photos: Sequence[Path], names: dict[Path, str], folder: Path) -> None:
+    """Raise ValueError if a result would replace one of the photos."""
+    inputs = {photo.resolve() for photo in photos}
+    for name in names.values():
+        for result in (folder / f"{name}_labels.png", folder / f"{name}_overlay.png"):
+            if result.resolve() in inputs:
+                raise ValueError(f"{result} is one of the photos and would be overwritten; choose another --output-dir")
+
+
 def summary(name: str, segments: Sequence[dict[str, Any]], most: int = 5) -> str:
     """One line of the table on the terminal: a photo and its largest classes."""
     listed = ", ".join(f"{segment['label'].strip()} {segment['share']:.0%}" for segment in segments[:most])
@@ -98,21 +107,27 @@ def summary(name: str, segments: Sequence[dict[str, Any]], most: int = 5) -> str
 def infer(options: argparse.Namespace) -> list[str]:
     """Segment every photo; return a line for each that could not be read. The others are written all the same."""
     photos = find_photos(options.photos)
+    names = output_names(photos)
+    check_outputs(photos, names, options.output_dir)
     segmenter = Segmenter.from_pretrained(options.checkpoint, device=options.device)
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    names, results, failures = output_names(photos), [], []
-    for path in tqdm(photos, unit="image", disable=None if len(photos) > 1 else True):
-        try:
-            photo = open_photo(path)
-        except (ValueError, OSError) as error:
-            failures.append(str(error))
-            continue
-        segments = write_photo(segmenter, photo, options.output_dir, names[path], options.opacity)
-        width, height = photo.size
-        results.append({"file": str(path), "width": width, "height": height, "segments": segments})
-        tqdm.write(summary(names[path], segments), file=sys.stdout)
-    text = json.dumps(results, indent=2, ensure_ascii=False)
-    (options.output_dir / "segments.json").write_text(text + "\n", encoding="utf-8")
+    results: list[dict[str, Any]] = []
+    failures = []
+    try:
+        for path in tqdm(photos, unit="image", disable=None if len(photos) > 1 else True):
+            try:
+                photo = open_photo(path)
+            except (ValueError, OSError) as error:
+                failures.append(str(error))
+                continue
+            segments = write_photo(segmenter, photo, options.output_dir, names[path], options.opacity)
+            pictures = {"labels": f"{names[path]}_labels.png", "overlay": f"{names[path]}_overlay.png"}
+            size = {"width": photo.width, "height": photo.height}
+            results.append({"file": str(path), **size, **pictures, "segments": segments})
+            tqdm.write(summary(names[path], segments), file=sys.stdout)
+    finally:  # what was done is told even if something stops the rest
+        text = json.dumps(results, indent=2, ensure_ascii=False)
+        (options.output_dir / "segments.json").write_text(text + "\n", encoding="utf-8")
     print(f"{len(results)} photos in {options.output_dir}")
     return failures
 

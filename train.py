@@ -2,7 +2,7 @@
 
     python train.py                         generated scenes, from scratch, no network
     python train.py --recipe guide          Hugging Face's guide: nvidia/mit-b0 on 50 images of SceneParse150
-    torchrun --nproc-per-node 4 train.py    the same on four GPUs
+    torchrun --nproc-per-node 4 train.py    a run on four GPUs; any recipe
 
 Settings, data, model, step, evaluation, saving and the loop follow in this order. Every random draw is a function of
 where the run is (seed, epoch, row, step), so a resumed run repeats an uninterrupted one and no generator is ever saved.
@@ -112,6 +112,8 @@ class TrainConfig:
                 raise ValueError(f"{name} is {value}; it must be a number of at least 0")
         if self.max_steps < 1 and self.num_train_epochs <= 0:
             raise ValueError(f"max_steps is {self.max_steps} and num_train_epochs {self.num_train_epochs}: no steps")
+        if self.eval_only and self.resume_from_checkpoint is not None:
+            raise ValueError("eval_only scores --checkpoint, in a folder of its own; it goes on with no run")
         if self.load_best_model_at_end and math.lcm(self.eval_steps, self.save_steps) != self.save_steps:
             raise ValueError(
                 f"load_best_model_at_end needs save_steps ({self.save_steps}) to be a multiple of "
@@ -137,7 +139,7 @@ _NOT_NEGATIVE = (
     "seed",
     "dataloader_num_workers",
 )
-# What a resumed run may do differently: where and how it runs and reports, nothing that its numbers depend on.
+# What a resumed run may do differently: where it runs, how precisely, and what it reports and keeps.
 _MAY_CHANGE = {
     "amp",
     "compile",
@@ -442,8 +444,9 @@ def evaluate(
     started = time.perf_counter()
     model.eval()
     loader = build_loader(samples, batches, config, device)
-    for batch in tqdm(loader, desc="evaluating", leave=False, disable=None if ranks.is_writer else True):
-        images, labels = (to_device(batch, device)[name] for name in ("images", "labels"))
+    for prepared in tqdm(loader, desc="evaluating", leave=False, disable=None if ranks.is_writer else True):
+        batch = to_device(prepared, device)
+        images, labels = batch["images"], batch["labels"]
         with autocast(config, device):
             logits = model(images)
         total_loss += fullres.cross_entropy(logits, labels, IGNORE_INDEX, reduction="sum")
@@ -515,7 +518,10 @@ def find_resumed(config: TrainConfig) -> Path | None:
             check_output_dir(Path(config.output_dir), config.overwrite_output_dir)
         return None
     if config.resume_from_checkpoint != "last":
-        return Path(config.resume_from_checkpoint)
+        checkpoint = Path(config.resume_from_checkpoint)
+        if config.output_dir is not None and Path(config.output_dir).resolve() != checkpoint.resolve().parent:
+            check_output_dir(Path(config.output_dir), overwrite=False)
+        return checkpoint
     if config.output_dir is None:
         raise ValueError("resume_from_checkpoint is 'last' but there is no output_dir to look in")
     output_dir = Path(config.output_dir)
@@ -555,14 +561,12 @@ class Run:
         dtype = amp_dtype(config.amp, self.device)
         resumed = find_resumed(config)
         source = str(resumed) if resumed else config.checkpoint
-        self.model, self.processor = build_model(config, source)
         if not self.ranks.is_writer:
             self.ranks.wait()  # the writer goes first, in case something has to be fetched or drawn
+        self.model, self.processor = build_model(config, source)
         self.train_samples, self.eval_samples = build_samples(config, self.processor)
         if self.ranks.is_writer:
             self.ranks.wait()
-        if self.ranks.count > 1 and self.device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
         self.model.to(self.device)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
@@ -576,6 +580,7 @@ class Run:
         self.output_dir = self.ranks.share(claim_output_dir(config) if self.ranks.is_writer else None)
         self.log = Log(self.output_dir, self.progress.step) if self.ranks.is_writer else None
         self.results: dict[str, Any] = {}
+        self.evaluated_step: int | None = None
 
     def _resume(self, checkpoint: Path) -> None:
         state = read_training_state(checkpoint)
@@ -586,8 +591,11 @@ class Run:
                 f"run asks for {self.rows_per_step}; change --per-device-train-batch-size or accumulation"
             )
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        if self.progress.best_step not in find_checkpoints(checkpoint.parent):
+            self.progress.best_step, self.progress.best_mean_iou = None, -1.0
         logger.info("resuming from %s", checkpoint)
 
     @property
@@ -634,7 +642,8 @@ class Run:
             if saving:
                 self.save()
         bar.close()
-        self.log_speed(time.perf_counter() - started, self.progress.step - first_step)
+        if self.log and self.progress.step > first_step:
+            self.log.add(self.progress.step, self.epoch, self.speed(time.perf_counter() - started, first_step))
 
     def sampler(self, first_step: int, last_step: int) -> StepSampler:
         """The places of this rank in some of the steps."""
@@ -642,18 +651,17 @@ class Run:
         ranks = self.ranks
         return StepSampler(num_rows, self.rows_per_step, seed, first_step, last_step, ranks.rank, ranks.count)
 
-    def log_speed(self, seconds: float, steps: int) -> None:
-        """Log what the whole loop took, evaluations and checkpoints included, under Trainer's keys."""
-        if not self.log or not steps:
-            return
-        images_per_second = steps * self.rows_per_step / seconds
-        entries = {
+    def speed(self, seconds: float, first_step: int) -> dict[str, float]:
+        """What the whole loop took, evaluations and checkpoints included, under Trainer's keys."""
+        steps = range(first_step, self.progress.step)
+        left = (len(self.train_samples) - step % self.steps_per_epoch * self.rows_per_step for step in steps)
+        images_per_second = sum(min(self.rows_per_step, rows) for rows in left) / seconds
+        return {
             "train_runtime": seconds,
             "train_samples_per_second": images_per_second,
             "train_samples_per_second_per_device": images_per_second / self.ranks.count,
-            "train_steps_per_second": steps / seconds,
+            "train_steps_per_second": len(steps) / seconds,
         }
-        self.log.add(self.progress.step, self.epoch, entries)
 
     def log_steps(self, results: list[StepResult], places: list[tuple[int, int]], bar: Any) -> None:
         """Read the losses since the last entry, stop at one that is not finite, and log their mean."""
@@ -681,13 +689,15 @@ class Run:
     def epoch(self) -> float:
         return self.progress.step / self.steps_per_epoch
 
-    def evaluate(self) -> None:
-        """Score the model as it is now, log it, and say so."""
+    def evaluate(self, log: bool = True) -> None:
+        """Score the model as it is now and say so; log it, unless its step was logged before."""
         take_writers_buffers(self.model, self.ranks)
         self.results = evaluate(self.model, self.eval_samples, self.config, self.device, self.ranks)
+        self.evaluated_step = self.progress.step
         if not self.log:
             return
-        self.log.add(self.progress.step, self.epoch, self.results)
+        if log:
+            self.log.add(self.progress.step, self.epoch, self.results)
         tqdm.write(
             f"step {self.progress.step:>6}  eval loss {self.results['eval_loss']:.4f}  "
             f"mean IoU {self.results['eval_mean_iou']:.4f}  "
@@ -698,7 +708,7 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint of this step and let old ones go."""
         step, score = self.progress.step, self.results.get("eval_mean_iou", math.nan)
-        if step % self.config.eval_steps == 0 and score > self.progress.best_mean_iou:
+        if self.evaluated_step == step and score > self.progress.best_mean_iou:
             self.progress.best_step, self.progress.best_mean_iou = step, score
         if not self.ranks.is_writer:
             return
@@ -710,7 +720,7 @@ class Run:
             "scaler": self.scaler.state_dict(),
         }
         save_checkpoint(self.output_dir, step, self.save_model_files, state)
-        rotate_checkpoints(self.output_dir, self.config.save_total_limit, self.progress.best_step)
+        rotate_checkpoints(self.output_dir, self.config.save_total_limit, step, self.progress.best_step)
 
     def save_model_files(self, folder: Path) -> None:
         """Write what makes a folder a model."""
@@ -719,30 +729,33 @@ class Run:
 
     def finish(self) -> None:
         """Leave the last weights, or the best if asked for, and everything that tells about them."""
-        best = self.progress.best_step
         self.ranks.wait()
+        if self.ranks.is_writer:
+            self.save_model_files(self.output_dir)
+        best = self.progress.best_step
         if self.config.load_best_model_at_end and best not in (None, self.progress.step):
             self.model.load_state_dict(Segformer.from_pretrained(self.output_dir / f"checkpoint-{best}").state_dict())
-            self.evaluate()
-        elif not self.results:
-            self.evaluate()
+            self.progress.step = best
+            self.evaluate(log=False)
+        elif self.evaluated_step is None:  # resumed at the end
+            self.evaluate(log=False)
         if self.ranks.is_writer:
             self.save_model_files(self.output_dir)
             self.write_results()
+            parameters = sum(weight.numel() for weight in self.model.parameters())
+            write_card(self.output_dir, self.model.config.num_labels, parameters, self.results, asdict(self.config))
 
     def write_results(self) -> None:
-        """eval_results.json, samples.png and the model card, and the table of classes on the terminal."""
+        """eval_results.json and samples.png, and the table of classes on the terminal."""
         text = json.dumps(without_nan({"step": self.progress.step, **self.results}), indent=2)
         (self.output_dir / "eval_results.json").write_text(text + "\n", encoding="utf-8")
         sample_sheet(self.model, self.eval_samples, self.device).save(self.output_dir / "samples.png")
-        parameters = sum(weight.numel() for weight in self.model.parameters())
-        write_card(self.output_dir, self.model.config.num_labels, parameters, self.results, asdict(self.config))
         print(class_table(self.results))
         print(f"mean IoU {self.results['eval_mean_iou']:.4f} in {self.output_dir}")
 
 
 def train(config: TrainConfig) -> Path:
-    """Train, or only evaluate, as the settings say; return the output folder, which is a model."""
+    """Train, and return the output folder, which is a model; or only evaluate, and return where the scores are."""
     run = Run(config)
     if config.eval_only:
         run.evaluate()

@@ -1,1 +1,1 @@
-"""Measurements that anyone can rerun: ``python -m benchmarks.throughput``, ``.evaluation``, ``.loader``, ``.loss``."""
+"""Measurements that anyone can rerun: ``python -m benchmarks.throughput`` and its neighbours."""

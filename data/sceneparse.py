@@ -25,7 +25,7 @@ from data.splits import SplitPart, parse_split
 _HUB_NAMES = ("scene_parse_150", "zhoubolei/scene_parse_150")
 _HUB_REVISION = "refs/convert/parquet"
 _HUB_FOLDER = "scene_parsing"
-_SPLITS = ("train", "validation", "test")
+_SPLITS = {"train": "train", "training": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 Pair = tuple[Image.Image, Image.Image | None]
 
@@ -105,7 +105,7 @@ def find_shards(source: str, split: str) -> list[Path]:
     found = folder.rglob("*.parquet") if folder.is_dir() else map(Path, glob.glob(source, recursive=True))
     by_split: dict[str, list[Path]] = {}
     for path in sorted((path for path in found if path.suffix == ".parquet"), key=_by_number):
-        by_split.setdefault(_split_of(path), []).append(path)
+        by_split.setdefault(_split_of(path, folder), []).append(path)
     if not by_split:
         raise FileNotFoundError(
             f"no *.parquet under {source}; a dataset is a folder of shards, a glob of shards, "
@@ -116,10 +116,13 @@ def find_shards(source: str, split: str) -> list[Path]:
     return by_split[split]
 
 
-def _split_of(path: Path) -> str:
-    for split in _SPLITS:
-        if path.name.startswith((f"{split}-", f"{split}.")) or path.parent.name == split:
-            return split
+def _split_of(path: Path, source: Path) -> str:
+    """What the file's name begins with or, failing that, what its folder below the source is called."""
+    begins = re.match(r"[a-z]+(?=[-_.])", path.name)
+    folders = path.relative_to(source).parts[:-1] if source.is_dir() else path.parts[:-1]
+    for word in ([begins[0]] if begins else []) + list(folders[-1:]):
+        if word in _SPLITS:
+            return _SPLITS[word]
     return "train"
 
 

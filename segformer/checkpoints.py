@@ -51,14 +51,16 @@ def find_checkpoints(output_dir: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def rotate_checkpoints(output_dir: Path, limit: int | None, best_step: int | None) -> None:
-    """Delete the oldest checkpoints beyond ``limit``, but never the best one, nor the newest."""
+def rotate_checkpoints(output_dir: Path, limit: int | None, newest_step: int, best_step: int | None) -> None:
+    """Delete checkpoints beyond ``limit``: steps that a resumed run has gone back behind, then the oldest.
+
+    Never the one that was just written, nor the best.
+    """
     if limit is None:
         return
-    steps = list(find_checkpoints(output_dir))
-    spared = {steps[-1], best_step} if steps else set()
-    surplus = len(steps) - limit
-    for step in [step for step in steps if step not in spared][: max(0, surplus)]:
+    steps = sorted(find_checkpoints(output_dir), key=lambda step: (step <= newest_step, step))
+    surplus = max(0, len(steps) - limit)
+    for step in [step for step in steps if step not in (newest_step, best_step)][:surplus]:
         shutil.rmtree(output_dir / f"checkpoint-{step}")
 
 

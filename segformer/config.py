@@ -61,6 +61,8 @@ class SegformerConfig:
         self._check_names()
 
     def _check_sizes(self) -> None:
+        if isinstance(self.depths, list | tuple) and len(self.depths) == 1:
+            raise ValueError(f"depths is {self.depths!r}; the decoder merges at least two stages")
         for name in _SIZE_FIELDS:
             sizes = getattr(self, name)
             if not isinstance(sizes, list | tuple) or not sizes or len(sizes) != len(self.depths):
@@ -95,7 +97,7 @@ class SegformerConfig:
     def drop_path_rates(self) -> list[float]:
         """The rate of every block, growing linearly from 0 at the first to ``drop_path_rate`` at the last."""
         blocks = sum(self.depths)
-        return [self.drop_path_rate * i / max(blocks - 1, 1) for i in range(blocks)]
+        return [self.drop_path_rate * i / (blocks - 1) for i in range(blocks)]
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> SegformerConfig:

@@ -113,6 +113,15 @@ class _Taps(NamedTuple):
         return slice(start, stop), matrix
 
 
+class _Band(NamedTuple):
+    """Rows first to last - 1 of the pictures: the rows of the small logits that they need, and the matrix between."""
+
+    first: int
+    last: int
+    needed: slice
+    down: Tensor  # (rows, needed)
+
+
 def _taps(size_in: int, size_out: int, dtype: torch.dtype) -> _Taps:
     """The taps of ``F.interpolate(mode="bilinear", align_corners=False)``, in its own arithmetic.
 
@@ -153,18 +162,17 @@ def _sum_bands(small: Tensor, labels: Tensor, ignore_index: int, gradient: Tenso
     rows, columns = _taps(h, H, small.dtype), _taps(w, W, small.dtype).to(small.device)
     scratch = _Scratch(small)
     total = small.new_zeros(())
-    for images, first, last in _bands(B, H, W * K * small.element_size(), small.device):
-        needed, down = rows.matrix(first, last)
-        down = down.to(small.device, non_blocking=True)
+    for images, (first, last, needed, down) in _bands(B, rows, W * K * small.element_size(), small.device):
         band = _enlarge(small[images, needed], down, columns, scratch).view(-1, K)  # (b * rows * W, K)
-        target = labels[images, first:last].reshape(-1)
+        target = labels[images, first:last].reshape(-1, 1)
+        valid = target != ignore_index
+        target = torch.where(valid, target, 0)
         log_probability = torch.log_softmax(band, dim=-1, out=scratch("log probability", *band.shape))
-        total += F.nll_loss(log_probability, target, ignore_index=ignore_index, reduction="sum")
+        total -= (log_probability.gather(1, target) * valid).sum()
         if gradient is None:
             continue
-        valid = (target != ignore_index)[:, None]
         slope = log_probability.exp_()  # softmax minus one-hot, 0 where ignored
-        slope.scatter_add_(1, torch.where(valid, target[:, None], 0), -valid.to(slope.dtype))
+        slope.scatter_add_(1, target, -valid.to(slope.dtype))
         slope *= valid
         _add_reduced(gradient[images, needed], slope.view(-1, last - first, W * K), down, columns, scratch)
     return total
@@ -175,9 +183,7 @@ def _banded_argmax(small: Tensor, rows: _Taps, columns: _Taps) -> Tensor:
     H, W = len(rows.low), len(columns.low)
     prediction = torch.empty(B, H, W, dtype=torch.int64, device=small.device)
     scratch = _Scratch(small)
-    for images, first, last in _bands(B, H, W * K * small.element_size(), small.device):
-        needed, down = rows.matrix(first, last)
-        down = down.to(small.device, non_blocking=True)
+    for images, (first, last, needed, down) in _bands(B, rows, W * K * small.element_size(), small.device):
         band = _enlarge(small[images, needed], down, columns, scratch)  # (b, rows, W * K)
         prediction[images, first:last] = band.view(-1, last - first, W, K).argmax(-1)
     return prediction
@@ -233,13 +239,17 @@ def _fill_mixed(prediction: Tensor, mixed: Tensor, small: Tensor, rows: _Taps, c
     return prediction
 
 
-def _bands(images: int, height: int, row_bytes: int, device: torch.device) -> Iterator[tuple[slice, int, int]]:
-    """Cut a batch of pictures into pieces of some images or some rows: (images, first row, row after the last)."""
-    rows = max(1, _BAND_BYTES.get(device.type, _BAND_BYTES["cuda"]) // row_bytes)
-    together = max(1, rows // height)
-    for image in range(0, images, together):
-        for first in range(0, height, rows):
-            yield slice(image, image + together), first, min(first + rows, height)
+def _bands(images: int, rows: _Taps, row_bytes: int, device: torch.device) -> Iterator[tuple[slice, _Band]]:
+    """Cut a batch of pictures into pieces of some images or some rows, each with the matrix that makes its rows."""
+    height = len(rows.low)
+    step = max(1, _BAND_BYTES.get(device.type, _BAND_BYTES["cuda"]) // row_bytes)
+    together = max(1, step // height)
+    for first in range(0, height, step):
+        last = min(first + step, height)
+        needed, down = rows.matrix(first, last)
+        band = _Band(first, last, needed, down.to(device, non_blocking=True))
+        for image in range(0, images, together):
+            yield slice(image, image + together), band
 
 
 def _channels_last(logits: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ class Ranks:
 
 
 ALONE = Ranks()
+_PATIENCE = timedelta(hours=2)  # while the writer downloads, the others wait
 
 
 def join_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
@@ -49,7 +51,8 @@ def join_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=_PATIENCE)
     return Ranks(dist.get_rank(), dist.get_world_size()), device
 
 
@@ -60,12 +63,14 @@ def leave_ranks() -> None:
 
 
 def distribute(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """The model whose gradients are averaged over the ranks; BatchNorm sees the batch of all ranks on CUDA.
+    """The model with gradients averaged over the ranks and, on CUDA, with BatchNorm over the batch of all of them.
 
     torch's synchronised BatchNorm has no CPU version: there, each rank normalises with its own batch.
     """
     if ranks.count == 1:
         return model
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     # Buffers are not broadcast at every step: synchronised ones are equal, and evaluation takes the writer's.
     return DistributedDataParallel(
         model, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False

@@ -52,8 +52,18 @@ class Log:
     def __init__(self, folder: Path, last_step: int) -> None:
         self.path = folder / LOG_NAME
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= last_step]
-        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        kept = [line for number, line in enumerate(lines, start=1) if self._step(line, number, lines) <= last_step]
+        unfinished = self.path.with_name(f"{LOG_NAME}.unfinished")
+        unfinished.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        unfinished.replace(self.path)
+
+    def _step(self, line: str, number: int, lines: list[str]) -> float:
+        try:
+            return float(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):  # a run that was killed while it wrote leaves half a line
+                return math.inf
+            raise ValueError(f"line {number} of {self.path} is no log entry; mend or remove it") from error
 
     def add(self, step: int, epoch: float, entries: dict[str, Any]) -> None:
         """Append one entry."""

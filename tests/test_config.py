@@ -114,17 +114,10 @@ def test_drop_path_rates_grow_linearly_over_all_blocks(config: SegformerConfig) 
     torch.testing.assert_close(torch.tensor(config.drop_path_rates, dtype=torch.float64), expected)
 
 
-def test_a_single_block_is_never_dropped() -> None:
-    config = SegformerConfig(
-        depths=(1,),
-        hidden_sizes=(8,),
-        num_attention_heads=(1,),
-        sr_ratios=(1,),
-        patch_sizes=(3,),
-        strides=(2,),
-        mlp_ratios=(2,),
-    )
-    assert config.drop_path_rates == [0.0]
+def test_a_single_stage_is_refused() -> None:
+    single = {"hidden_sizes": (8,), "num_attention_heads": (1,), "sr_ratios": (1,), "patch_sizes": (3,)}
+    with pytest.raises(ValueError, match="at least two stages"):
+        SegformerConfig(depths=(1,), strides=(2,), mlp_ratios=(2,), **single)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,9 @@ def test_segments_tell_file_size_and_classes_largest_first(run: Run, photos: Pat
     names = segmenter.model.config.id2label
     shares = class_shares(segmenter.label_map(random_photo()), 7)
     segments = [{"label": names[k], "id": k, "share": round(share, 6)} for k, share in shares]
-    assert entries(output) == [{"file": str(photos / "a.png"), "width": 70, "height": 50, "segments": segments}]
+    pictures = {"labels": "a_labels.png", "overlay": "a_overlay.png"}
+    size = {"width": 70, "height": 50}
+    assert entries(output) == [{"file": str(photos / "a.png"), **size, **pictures, "segments": segments}]
     assert [share for _, share in shares] == sorted((share for _, share in shares), reverse=True)
 
 

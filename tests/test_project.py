@@ -49,7 +49,7 @@ def test_paths_in_the_readme_exist() -> None:
 
 def test_flags_in_the_readme_exist() -> None:
     known = {"--" + name.replace("_", "-") for name in train.TrainConfig.__dataclass_fields__}
-    known |= {"--no-color-jitter", "--opacity", "--nproc-per-node"}
+    known |= {"--no-color-jitter", "--opacity", "--nproc-per-node", "--exclude"}
     known |= set(
         re.findall(r"add_argument\(\s*\"(--[a-z-]+)", (ROOT / "benchmarks/throughput.py").read_text(encoding="utf-8"))
     )

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from data.order import NO_ROW, StepSampler
 from segformer import Segformer
-from segformer.ranks import Ranks, distribute, join_ranks, leave_ranks
+from segformer.ranks import Ranks, distribute, join_ranks, leave_ranks, take_writers_buffers
 from train import (
     TrainConfig,
     build_model,
@@ -41,8 +41,8 @@ def _free_port() -> int:
         return port
 
 
-def _losses(config: TrainConfig, ranks: Ranks) -> list[float]:
-    """The losses of some steps with BatchNorm in evaluation mode, for a CPU has no synchronised one."""
+def _losses_and_norms(config: TrainConfig, ranks: Ranks) -> list[float]:
+    """Losses and gradient norms of some steps with BatchNorm in evaluation mode, for a CPU has no synchronised one."""
     model, processor = build_model(config, config.checkpoint)
     model.eval()
     samples, _ = build_samples(config, processor)
@@ -52,7 +52,7 @@ def _losses(config: TrainConfig, ranks: Ranks) -> list[float]:
     losses = []
     for places in StepSampler(len(samples), rows_per_step, 42, 1, STEPS, ranks.rank, ranks.count):
         batch = collate([samples[place] for place in places])
-        losses.append(float(train_step(trained, optimizer, scaler, batch, config).loss))
+        losses += map(float, train_step(trained, optimizer, scaler, batch, config))
     return losses
 
 
@@ -61,8 +61,11 @@ def _as_rank(rank: int, count: int, port: int, config: TrainConfig, folder: Path
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     ranks, device = join_ranks(torch.device("cpu"))
-    losses = _losses(config, ranks)
+    losses = _losses_and_norms(config, ranks)
     model, processor = build_model(config, config.checkpoint)
+    if not ranks.is_writer:
+        model.decoder.norm.running_mean.add_(rank)  # as if this rank had seen other batches
+    take_writers_buffers(model, ranks)
     results = evaluate(model.eval(), build_samples(config, processor)[1], config, device, ranks)
     (folder / f"{rank}.json").write_text(json.dumps({"losses": losses, "mean_iou": results["eval_mean_iou"]}))
     leave_ranks()
@@ -73,7 +76,7 @@ def settings(small_shards: Path, small_checkpoint: Path) -> dict[str, Any]:
     """Settings of a run of a few seconds on the CPU, without jitter, whose draws are no part of what is compared."""
     return {
         "dataset": str(small_shards),
-        "split": "train",
+        "split": "train[:9]",  # an odd number: the last step of an epoch does not go round
         "eval_split": "validation",
         "checkpoint": str(small_checkpoint),
         "device": "cpu",
@@ -86,12 +89,12 @@ def test_two_ranks_of_one_image_train_and_score_like_one_of_two(settings: dict[s
     alone = configure("guide", **settings)
     model, processor = build_model(alone, alone.checkpoint)
     score = evaluate(model.eval(), build_samples(alone, processor)[1], alone, torch.device("cpu"))["eval_mean_iou"]
-    expected = _losses(alone, Ranks())
+    expected = _losses_and_norms(alone, Ranks())
     shared = configure("guide", **{**settings, "per_device_train_batch_size": 1})
     torch.multiprocessing.spawn(_as_rank, (2, _free_port(), shared, tmp_path), nprocs=2)
     for rank in range(2):
         seen = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert seen["losses"] == pytest.approx(expected, rel=1e-4)
+        assert seen["losses"] == pytest.approx(expected, rel=1e-3)
         assert seen["mean_iou"] == score
 
 

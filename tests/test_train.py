@@ -20,7 +20,7 @@ import train as training
 from data.classes import ID2LABEL
 from data.order import StepSampler
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
-from segformer.checkpoints import STATE_NAME, find_checkpoints
+from segformer.checkpoints import STATE_NAME, find_checkpoints, rotate_checkpoints, save_checkpoint
 from train import TrainConfig, configure, parse_arguments, train, train_step
 
 
@@ -474,3 +474,51 @@ def test_a_checkpoint_of_another_variant_than_asked_for_is_refused(settings: dic
     ImageProcessor(size=(32, 32)).save_pretrained(tmp_path / "b1")
     with pytest.raises(ValueError, match="holds variant b1, this run asks for b0"):
         train(configure("guide", **{**settings, "checkpoint": str(tmp_path / "b1"), "variant": "b0"}))
+
+
+def test_training_moves_the_running_statistics_of_batch_norm(settings: dict[str, Any], small_checkpoint: Path) -> None:
+    trained = Segformer.from_pretrained(train(configure("guide", **{**settings, "max_steps": 1})))
+    start = Segformer.from_pretrained(small_checkpoint)
+    assert not torch.equal(trained.decoder.norm.running_mean, start.decoder.norm.running_mean)
+
+
+def test_weight_decay_spares_norms_and_biases(small_checkpoint: Path) -> None:
+    model = Segformer.from_pretrained(small_checkpoint)
+    groups = training.build_optimizer(model, TrainConfig(weight_decay=0.1)).param_groups
+    decay = {id(weight): group["weight_decay"] for group in groups for weight in group["params"]}
+    for name, weight in model.named_parameters():
+        assert decay[id(weight)] == (0.0 if "norm" in name or name.endswith("bias") else 0.1), name
+
+
+def test_eval_only_refuses_to_touch_a_run(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="eval_only"):
+        configure("guide", **settings, eval_only=True, resume_from_checkpoint="last")
+
+
+def test_resuming_into_a_folder_that_holds_another_run_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    first = train(configure("guide", **settings))
+    second = train(configure("guide", **{**settings, "output_dir": str(tmp_path / "second")}))
+    before = (second / "log.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="not empty"):
+        train(
+            configure(
+                "guide",
+                **{**settings, "output_dir": str(second), "resume_from_checkpoint": str(first / "checkpoint-3")},
+            )
+        )
+    assert (second / "log.jsonl").read_bytes() == before
+
+
+def test_a_log_that_ends_in_half_a_line_does_not_stop_a_resumed_run(settings: dict[str, Any]) -> None:
+    folder = train(configure("guide", **settings))
+    with (folder / "log.jsonl").open("a") as file:
+        file.write('{"step": 6, "eval_lo')
+    resumed = train(configure("guide", **settings, resume_from_checkpoint="last"))
+    assert {entry["step"] for entry in _log(resumed)} == {1, 2, 3, 4, 5, 6}
+
+
+def test_rotation_keeps_what_a_resumed_run_has_just_written(tmp_path: Path) -> None:
+    for step in (2, 10, 12, 4):
+        save_checkpoint(tmp_path, step, lambda folder: None, {})
+    rotate_checkpoints(tmp_path, limit=3, newest_step=4, best_step=2)
+    assert list(find_checkpoints(tmp_path)) == [2, 4, 12]
