@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -89,13 +90,10 @@ def write_photo(segmenter: Segmenter, photo: Image.Image, folder: Path, name: st
     return [{"label": names[k], "id": k, "share": round(share, 6)} for k, share in shares]
 
 
-def check_outputs(photos: Sequence[Path], names: dict[Path, str], folder: Path) -> None:
-    """Raise ValueError if a result would replace one of the photos."""
-    inputs = {photo.resolve() for photo in photos}
-    for name in names.values():
-        for result in (folder / f"{name}_labels.png", folder / f"{name}_overlay.png"):
-            if result.resolve() in inputs:
-                raise ValueError(f"{result} is one of the photos and would be overwritten; choose another --output-dir")
+def check_output_dir(photos: Sequence[Path], folder: Path) -> None:
+    """Raise ValueError if results would land among the photos, to replace one or to be segmented the next time."""
+    if folder.resolve() in {photo.resolve().parent for photo in photos}:
+        raise ValueError(f"--output-dir {folder} holds photos to segment; name another folder")
 
 
 def summary(name: str, segments: Sequence[dict[str, Any]], most: int = 5) -> str:
@@ -108,7 +106,7 @@ def infer(options: argparse.Namespace) -> list[str]:
     """Segment every photo; return a line for each that could not be read. The others are written all the same."""
     photos = find_photos(options.photos)
     names = output_names(photos)
-    check_outputs(photos, names, options.output_dir)
+    check_output_dir(photos, options.output_dir)
     segmenter = Segmenter.from_pretrained(options.checkpoint, device=options.device)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
@@ -117,13 +115,20 @@ def infer(options: argparse.Namespace) -> list[str]:
         for path in tqdm(photos, unit="image", disable=None if len(photos) > 1 else True):
             try:
                 photo = open_photo(path)
+                segments = write_photo(segmenter, photo, options.output_dir, names[path], options.opacity)
             except (ValueError, OSError) as error:
                 failures.append(str(error))
                 continue
-            segments = write_photo(segmenter, photo, options.output_dir, names[path], options.opacity)
             pictures = {"labels": f"{names[path]}_labels.png", "overlay": f"{names[path]}_overlay.png"}
             size = {"width": photo.width, "height": photo.height}
-            results.append({"file": str(path), **size, **pictures, "segments": segments})
+            results.append(
+                {
+                    "file": os.fsencode(path).decode("utf-8", "backslashreplace"),
+                    **size,
+                    **pictures,
+                    "segments": segments,
+                }
+            )
             tqdm.write(summary(names[path], segments), file=sys.stdout)
     finally:  # what was done is told even if something stops the rest
         text = json.dumps(results, indent=2, ensure_ascii=False)

@@ -35,14 +35,15 @@ from data import SceneParse150, train_test_split
 from data.classes import CLASS_NAMES, ID2LABEL, IGNORE_INDEX
 from data.order import NO_ROW, Place, StepSampler
 from data.transforms import ColorJitter, mix, sample_generator
-from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
+from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, fullres
 from segformer.card import write_card
 from segformer.checkpoints import find_checkpoints, read_training_state, rotate_checkpoints, save_checkpoint
 from segformer.config import variant_of
+from segformer.hub import WEIGHTS_NAME
 from segformer.pictures import contact_sheet, label_map_picture, overlay, palette
 from segformer.ranks import ALONE, Ranks, distribute, join_ranks, leave_ranks, sum_over_ranks, take_writers_buffers
 from segformer.runs import Log, check_output_dir, make_output_dir, new_run_folder, without_nan
-from segformer.segmenter import default_device
+from segformer.segmenter import choose_device, processor_of
 
 logger = logging.getLogger("train")
 
@@ -104,14 +105,16 @@ class TrainConfig:
                 raise ValueError(f"{setting.name} is {value!r}; it is one of {', '.join(choices)}")
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+            if value is not None and not 1 <= value < 2**31:
+                raise ValueError(f"{name} is {value}; it must be at least 1, below 2**31")
         for name in _NOT_NEGATIVE:
             value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"{name} is {value}; it must be a number of at least 0")
+            if not 0 <= value < 2**63:
+                raise ValueError(f"{name} is {value}; it must be a number of at least 0, below 2**63")
         if self.max_steps < 1 and self.num_train_epochs <= 0:
             raise ValueError(f"max_steps is {self.max_steps} and num_train_epochs {self.num_train_epochs}: no steps")
+        if self.eval_only and self.checkpoint is None:
+            raise ValueError("eval_only needs a --checkpoint to score")
         if self.eval_only and self.resume_from_checkpoint is not None:
             raise ValueError("eval_only scores --checkpoint, in a folder of its own; it goes on with no run")
         if self.load_best_model_at_end and math.lcm(self.eval_steps, self.save_steps) != self.save_steps:
@@ -136,6 +139,7 @@ _NOT_NEGATIVE = (
     "weight_decay",
     "warmup_steps",
     "max_grad_norm",
+    "num_train_epochs",
     "seed",
     "dataloader_num_workers",
 )
@@ -256,7 +260,7 @@ class Samples(Dataset[dict[str, Any]]):
             return {**sample, "labels": torch.full_like(sample["labels"], IGNORE_INDEX)}
         image, label_map = self.dataset[row]
         if label_map is None:
-            raise ValueError(f"{self.name(row)} has no annotation; train and evaluate on an annotated split")
+            raise ValueError(f"row {self.name(row)} has no annotation; train and evaluate on an annotated split")
         if self.jitter is not None:
             image = self.jitter(image, sample_generator(self.seed, epoch, row))
         images, labels = self.processor(image, label_map)
@@ -316,8 +320,8 @@ def build_model(config: TrainConfig, source: str | None) -> tuple[Segformer, Ima
     rates = {"drop_path_rate": config.drop_path_rate, "classifier_dropout_prob": config.classifier_dropout}
     changes: dict[str, Any] = {name: rate for name, rate in rates.items() if rate is not None}
     torch.manual_seed(config.seed)
-    processor = ImageProcessor()
     if source is None:
+        processor = ImageProcessor()
         model = Segformer(VARIANTS[config.variant or "b0"](id2label=ID2LABEL, **changes))
     else:
         model = Segformer.from_pretrained(source, id2label=ID2LABEL, config_changes=changes)
@@ -327,10 +331,19 @@ def build_model(config: TrainConfig, source: str | None) -> tuple[Segformer, Ima
                 f"checkpoint {source} holds variant {held or 'of another size'}, this run asks for {config.variant}; "
                 "leave out --variant, or name another --checkpoint"
             )
-        if not Path(source).is_file():
-            processor = ImageProcessor.from_pretrained(source)
+        processor = processor_of(source)
     size = processor.size if config.image_size is None else (config.image_size, config.image_size)
     return model, replace(processor, size=size, do_reduce_labels=True)
+
+
+def check_image_size(size: tuple[int, int], config: SegformerConfig) -> None:
+    """Raise ValueError for a size at which a stage's map is smaller than what its attention reduces at once."""
+    for side in size:
+        left = side
+        for stride, sr_ratio in zip(config.strides, config.sr_ratios, strict=True):
+            left = math.ceil(left / stride)
+            if left < sr_ratio:
+                raise ValueError(f"image_size is {side}; a map of {left} pixels is too small for sr_ratio {sr_ratio}")
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -527,6 +540,8 @@ def find_resumed(config: TrainConfig) -> Path | None:
     output_dir = Path(config.output_dir)
     found = list(find_checkpoints(output_dir).values())
     if not found:
+        if (output_dir / WEIGHTS_NAME).exists():
+            raise ValueError(f"{output_dir} holds a model but no checkpoint to go on from; name another --output-dir")
         logger.warning("no checkpoint in %s: starting at step 0", output_dir)
         return None
     return found[-1]
@@ -557,7 +572,7 @@ class Run:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.ranks, self.device = join_ranks(torch.device(config.device or default_device()))
+        self.ranks, self.device = join_ranks(choose_device(config.device))
         dtype = amp_dtype(config.amp, self.device)
         resumed = find_resumed(config)
         source = str(resumed) if resumed else config.checkpoint
@@ -567,6 +582,7 @@ class Run:
         self.train_samples, self.eval_samples = build_samples(config, self.processor)
         if self.ranks.is_writer:
             self.ranks.wait()
+        check_image_size(self.processor.size, self.model.config)
         self.model.to(self.device)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
@@ -591,6 +607,9 @@ class Run:
                 f"run asks for {self.rows_per_step}; change --per-device-train-batch-size or accumulation"
             )
         self.optimizer.load_state_dict(state["optimizer"])
+        for weight, moments in self.optimizer.state.items():  # fused AdamW would read beyond moments of other shapes
+            if any(moments[name].shape != weight.shape for name in ("exp_avg", "exp_avg_sq")):
+                raise ValueError(f"{checkpoint} holds optimiser moments of other shapes than its weights")
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
@@ -666,23 +685,25 @@ class Run:
     def log_steps(self, results: list[StepResult], places: list[tuple[int, int]], bar: Any) -> None:
         """Read the losses since the last entry, stop at one that is not finite, and log their mean."""
         step = self.progress.step
-        losses = [float(result.loss) for result in results]
+        losses, norms = [float(result.loss) for result in results], [float(result.grad_norm) for result in results]
         rate = self.optimizer.param_groups[0]["lr"]
-        if not all(map(math.isfinite, losses)):
-            first = step - len(losses) + 1 + [math.isfinite(loss) for loss in losses].index(False)
-            raise FloatingPointError(self._explain_non_finite(first, losses, rate))
-        loss, grad_norm = sum(losses) / len(losses), float(results[-1].grad_norm)
+        for each, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=step - len(losses) + 1):
+            # With a scaler a gradient may overflow: it skips that step and lowers its scale.
+            if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
+                raise FloatingPointError(self._explain_non_finite(each, loss, norm))
+        loss, grad_norm = sum(losses) / len(losses), norms[-1]
         if self.log:
             self.log.add(step, self.epoch, {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate})
         images_per_second = (bar.format_dict["rate"] or 0.0) * self.rows_per_step
         mean_iou = self.results.get("eval_mean_iou", math.nan)
         bar.set_postfix_str(f"loss {loss:.3f}, mean IoU {mean_iou:.3f}, {images_per_second:.1f} images/s")
 
-    def _explain_non_finite(self, step: int, losses: list[float], rate: float) -> str:
+    def _explain_non_finite(self, step: int, loss: float, norm: float) -> str:
+        rate = learning_rate(step, self.total_steps, self.config)
         rows = [self.train_samples.name(row) for _, row in next(iter(self.sampler(step, step))) if row != NO_ROW]
         return (
-            f"loss {next(loss for loss in losses if not math.isfinite(loss))} at step {step} "
-            f"(learning rate {rate:g}, rows {', '.join(rows)}); lower --learning-rate, or look at these rows"
+            f"loss {loss:g}, gradient norm {norm:g} at step {step} (learning rate {rate:g}, rows {', '.join(rows)}); "
+            "lower --learning-rate, or look at these rows"
         )
 
     @property
@@ -712,6 +733,7 @@ class Run:
             self.progress.best_step, self.progress.best_mean_iou = step, score
         if not self.ranks.is_writer:
             return
+        self.require_finite_weights()
         state = {
             "rows_per_step": self.rows_per_step,
             "config": asdict(self.config),
@@ -721,6 +743,14 @@ class Run:
         }
         save_checkpoint(self.output_dir, step, self.save_model_files, state)
         rotate_checkpoints(self.output_dir, self.config.save_total_limit, step, self.progress.best_step)
+
+    def require_finite_weights(self) -> None:
+        """Refuse to save a model that is broken; the last checkpoint stays what it was."""
+        for name, weight in self.model.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise FloatingPointError(
+                    f"{name} is not finite after step {self.progress.step}; nothing was saved. Lower --learning-rate"
+                )
 
     def save_model_files(self, folder: Path) -> None:
         """Write what makes a folder a model."""
@@ -773,9 +803,14 @@ def main() -> int:
     config = parse_arguments()
     try:
         train(config)
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        from_worker = "Original Traceback" in str(error)  # then the last line is what went wrong
+        print(f"error: {lines[-1] if from_worker else ' '.join(lines)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; go on with --resume-from-checkpoint and the same --output-dir", file=sys.stderr)
+        return 130
     finally:
         leave_ranks()
     return 0

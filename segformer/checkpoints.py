@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 STATE_NAME = "training_state.pt"
+_STATE_ENTRIES = {"config", "progress", "optimizer", "scaler", "rows_per_step"}
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 logger = logging.getLogger(__name__)
@@ -29,11 +30,15 @@ def save_checkpoint(
     final = output_dir / f"checkpoint-{step}"
     unfinished = output_dir / f"unfinished-checkpoint-{step}"
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    save_model_files(unfinished)
-    torch.save(training_state, unfinished / STATE_NAME)
-    for path in [*unfinished.iterdir(), unfinished]:
-        _flush(path)
+    try:
+        unfinished.mkdir(parents=True)
+        save_model_files(unfinished)
+        torch.save(training_state, unfinished / STATE_NAME)
+        for path in [*unfinished.iterdir(), unfinished]:
+            _flush(path)
+    except Exception as error:  # a full disk looks different in every library
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise OSError(f"cannot save {final} ({error}); the checkpoints before it are whole. Free some space") from error
     if final.exists():  # a resumed run writes the same step again
         shutil.rmtree(final)
     unfinished.rename(final)
@@ -73,9 +78,10 @@ def read_training_state(folder: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises what it likes
         raise ValueError(f"{path} is damaged ({type(error).__name__}); resume from another checkpoint") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a training state")
-    return state
+    lacking = _STATE_ENTRIES - set(state) if isinstance(state, dict) else _STATE_ENTRIES
+    if lacking:
+        raise ValueError(f"{path} is not the state of a training run: it lacks {', '.join(sorted(lacking))}")
+    return dict(state)
 
 
 def _flush(path: Path) -> None:

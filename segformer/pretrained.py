@@ -191,7 +191,8 @@ def save_model(model: Segformer, folder: Path) -> None:
     text = json.dumps(model.config.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
     (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
     weights = {name: tensor.contiguous().cpu() for name, tensor in dialects.to_v4(model.state_dict()).items()}
-    safetensors.torch.save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    # Not save_file, which makes a file that nobody else may read.
+    (folder / WEIGHTS_NAME).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
 
 
 def _v4(names: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from segformer import fullres
 from segformer.model import Segformer
-from segformer.processor import ImageProcessor, open_photo, upright_rgb
+from segformer.processor import PROCESSOR_NAME, ImageProcessor, open_photo, upright_rgb
 
 
 class Segmenter:
@@ -22,7 +22,7 @@ class Segmenter:
     """
 
     def __init__(self, model: Segformer, processor: ImageProcessor, device: torch.device | str | None = None) -> None:
-        self.device = torch.device(device or default_device())
+        self.device = choose_device(device)
         self.model = model.eval().to(self.device)
         self.processor = processor
 
@@ -35,11 +35,11 @@ class Segmenter:
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> Segmenter:
-        """Load model and processor from a Hub id or a folder; a bare weights file takes the default processor."""
+        """Load model and processor from a Hub id or folder, or a weights file with what stands beside it."""
         model = Segformer.from_pretrained(source, revision=revision, token=token, local_files_only=local_files_only)
-        if Path(source).is_file():
-            return cls(model, ImageProcessor(), device)
-        return cls(model, ImageProcessor.from_pretrained(source, revision, token, local_files_only), device)
+        if model.load_report.missing:
+            raise ValueError(f"{source} has no decoder, only an encoder; fine-tune it before asking it for segments")
+        return cls(model, processor_of(source, revision, token, local_files_only), device)
 
     def __call__(self, photo: Image.Image | str | Path) -> list[dict[str, Any]]:
         """The photo's segments in ascending class id, as transformers' pipeline gives them.
@@ -70,8 +70,30 @@ class Segmenter:
         return prediction.cpu().numpy().astype(np.min_scalar_type(self.model.config.num_labels - 1))
 
 
-def default_device() -> torch.device:
-    """The accelerator of this machine, or its CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def processor_of(
+    source: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> ImageProcessor:
+    """The processor of a Hub id or folder, or the one beside a weights file; the default if nothing is beside it."""
+    if not Path(source).is_file():
+        return ImageProcessor.from_pretrained(source, revision, token, local_files_only)
+    beside = Path(source).parent
+    return ImageProcessor.from_pretrained(beside) if (beside / PROCESSOR_NAME).is_file() else ImageProcessor()
+
+
+def choose_device(device: torch.device | str | None = None) -> torch.device:
+    """The device asked for, or this machine's accelerator, or its CPU. Raises ValueError for one that is not there."""
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device is {str(device)!r}, which this machine does not have; use cpu, or leave it out"
+        ) from error
+    return chosen

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from infer import find_photos, infer, output_names, parse_arguments
+from infer import check_output_dir, find_photos, infer, output_names, parse_arguments
 from segformer import ImageProcessor, Segformer, Segmenter
 from segformer.pictures import class_shares, overlay, palette
 
@@ -294,3 +294,9 @@ def test_the_command_exits_with_0_when_all_is_well(checkpoint: Path, photos: Pat
 def test_the_command_names_a_missing_photo_without_a_traceback(tmp_path: Path) -> None:
     done = command_line(tmp_path, "gone.jpg")
     assert (done.returncode, done.stderr.strip()) == (1, "error: no photo or folder gone.jpg")
+
+
+def test_results_are_kept_out_of_the_folder_of_the_photos(photos: Path) -> None:
+    random_photo().save(photos / "a.png")
+    with pytest.raises(ValueError, match="holds photos to segment"):
+        check_output_dir([photos / "a.png"], photos)

@@ -382,7 +382,8 @@ def test_non_finite_loss_stops_the_run_and_names_step_rows_and_rate(
     ImageProcessor.from_pretrained(small_checkpoint).save_pretrained(broken)
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        FloatingPointError, match=r"loss nan at step 1 \(learning rate 0.001, rows train_\d, train_\d\)"
+        FloatingPointError,
+        match=r"loss nan, .* at step 1 \(learning rate 0.001, rows train_\d, train_\d\)",
     ):
         train(configure("guide", **{**settings, "checkpoint": str(broken)}))
 
@@ -522,3 +523,73 @@ def test_rotation_keeps_what_a_resumed_run_has_just_written(tmp_path: Path) -> N
         save_checkpoint(tmp_path, step, lambda folder: None, {})
     rotate_checkpoints(tmp_path, limit=3, newest_step=4, best_step=2)
     assert list(find_checkpoints(tmp_path)) == [2, 4, 12]
+
+
+def test_of_several_broken_steps_the_first_is_named(settings: dict[str, Any]) -> None:
+    run = training.Run(configure("guide", **settings))
+    run.progress.step = 4
+    good, bad = (training.StepResult(torch.tensor(loss), torch.tensor(1.0)) for loss in (1.0, math.inf))
+    with pytest.raises(FloatingPointError, match="loss inf, gradient norm 1 at step 3"):
+        run.log_steps([good, good, bad, bad], [(0, 0)], None)
+
+
+def test_a_broken_model_is_not_saved(settings: dict[str, Any]) -> None:
+    run = training.Run(configure("guide", **settings))
+    with torch.no_grad():
+        run.model.decoder.classifier.bias[0] = math.nan
+    with pytest.raises(FloatingPointError, match=r"decoder.classifier.bias is not finite"):
+        run.save()
+    assert not find_checkpoints(run.output_dir)
+
+
+@pytest.mark.parametrize("side", [1, 28])
+def test_images_too_small_for_the_attention_are_refused_by_size(settings: dict[str, Any], side: int) -> None:
+    with pytest.raises(ValueError, match=f"image_size is {side}"):
+        train(configure("guide", **settings, image_size=side))
+
+
+def test_a_model_without_checkpoints_is_not_gone_on_with(settings: dict[str, Any], small_checkpoint: Path) -> None:
+    before = _weights(small_checkpoint)
+    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+        train(configure("guide", **{**settings, "output_dir": str(small_checkpoint), "resume_from_checkpoint": "last"}))
+    assert _weights(small_checkpoint) == before
+
+
+def test_a_failed_start_leaves_the_run_that_it_was_to_replace(settings: dict[str, Any]) -> None:
+    folder = train(configure("guide", **settings))
+    before = _weights(folder)
+    with pytest.raises(FileNotFoundError, match="no-such-shards"):
+        train(configure("guide", **{**settings, "dataset": "no-such-shards"}, overwrite_output_dir=True))
+    assert _weights(folder) == before
+
+
+@pytest.mark.parametrize("state", [{}, {"config": {}}])
+def test_a_foreign_training_state_is_refused_with_what_it_lacks(
+    settings: dict[str, Any], state: dict[str, Any]
+) -> None:
+    folder = train(configure("guide", **settings))
+    torch.save(state, folder / "checkpoint-6" / STATE_NAME)
+    with pytest.raises(ValueError, match=r"training_state.pt is not the state of a training run: it lacks .*optimizer"):
+        train(configure("guide", **settings, resume_from_checkpoint="last"))
+
+
+def test_a_save_that_fails_leaves_the_checkpoint_before_it_and_no_rubbish(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, lambda folder: None, {})
+
+    def full_disk(folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device.*Free some space"):
+        save_checkpoint(tmp_path, 2, full_disk, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+
+
+def test_a_device_that_is_not_there_is_named(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="device is 'warp'"):
+        train(configure("guide", **{**settings, "device": "warp"}))
+
+
+def test_weights_can_be_read_by_whoever_may_read_the_folder(small_checkpoint: Path) -> None:
+    modes = {(small_checkpoint / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
