@@ -643,18 +643,18 @@ class Run:
         bar = tqdm(total=total, initial=self.progress.step, desc="training", unit="step", disable=hidden)
         started, first_step = time.perf_counter(), self.progress.step
         unread: list[StepResult] = []
-        for places, batch in zip(sampler, build_loader(self.train_samples, sampler, config, self.device), strict=True):
+        for prepared in build_loader(self.train_samples, sampler, config, self.device):
             step = self.progress.step = self.progress.step + 1
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(step, total, config)
             torch.manual_seed(mix(config.seed, step, self.ranks.rank))
             self.model.train()
-            batch = to_device(batch, self.device)
+            batch = to_device(prepared, self.device)
             unread.append(train_step(self.trained, self.optimizer, self.scaler, batch, config))
             bar.update()
             saving = step % config.save_steps == 0 or step == total
             if step % config.logging_steps == 0 or saving:
-                self.log_steps(unread, places, bar)
+                self.log_steps(unread, bar)
                 unread = []
             if step % config.eval_steps == 0 or step == total:
                 self.evaluate()
@@ -682,7 +682,7 @@ class Run:
             "train_steps_per_second": len(steps) / seconds,
         }
 
-    def log_steps(self, results: list[StepResult], places: list[tuple[int, int]], bar: Any) -> None:
+    def log_steps(self, results: list[StepResult], bar: Any) -> None:
         """Read the losses since the last entry, stop at one that is not finite, and log their mean."""
         step = self.progress.step
         losses, norms = [float(result.loss) for result in results], [float(result.grad_norm) for result in results]
@@ -767,10 +767,11 @@ class Run:
             self.model.load_state_dict(Segformer.from_pretrained(self.output_dir / f"checkpoint-{best}").state_dict())
             self.progress.step = best
             self.evaluate(log=False)
+            if self.ranks.is_writer:
+                self.save_model_files(self.output_dir)
         elif self.evaluated_step is None:  # resumed at the end
             self.evaluate(log=False)
         if self.ranks.is_writer:
-            self.save_model_files(self.output_dir)
             self.write_results()
             parameters = sum(weight.numel() for weight in self.model.parameters())
             write_card(self.output_dir, self.model.config.num_labels, parameters, self.results, asdict(self.config))

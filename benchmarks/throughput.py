@@ -28,10 +28,7 @@ from data.classes import ID2LABEL
 from segformer import VARIANTS, ImageProcessor, Segformer, Segmenter
 from train import TrainConfig, amp_dtype, autocast, build_optimizer, train_step
 
-_COLUMNS = {
-    "train": ["variant", "size", "batch_size", "dtype", "compile", "images_per_second", "ms", "peer_ms", "ratio"],
-    "infer": ["variant", "size", "batch_size", "dtype", "compile", "images_per_second", "ms", "peer_ms", "ratio"],
-}
+_COLUMNS = ["variant", "size", "batch_size", "dtype", "compile", "images_per_second", "ms", "peer_ms", "ratio"]
 _MEMORY_SHARE = 0.6  # of the free memory: a row that is expected to need more is predicted, not tried
 _PHOTO = (683, 512)  # width and height of a common ADE20K photo
 
@@ -214,7 +211,7 @@ def main() -> None:
         print(json.dumps({"peak_memory_mib": measure.peak_memory_mib(run, case.device)}))
         return
     rows: list[dict[str, Any]] = []
-    columns = list(_COLUMNS[options.mode])
+    columns = list(_COLUMNS)
     for values in cases:
         predicted = predict(rows, *values) if options.memory else None
         if predicted and predicted["needed_mib"] > _MEMORY_SHARE * measure.free_memory_mib(options.device):

@@ -3,13 +3,13 @@
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from orientations import ORIENTATION, UPRIGHT
 from PIL import Image
 from transformers import AutoImageProcessor
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
@@ -20,17 +20,6 @@ from segformer.processor import open_photo
 
 CONFIG_NAME = "preprocessor_config.json"
 SIZES = [(7, 5), (17, 31), (64, 101), (2, 50), (401, 600), (1, 9)]  # (height, width)
-ORIENTATION = 0x0112
-UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
 
 
 def random_pair(seed: int, height: int, width: int) -> tuple[Image.Image, Image.Image]:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from orientations import ORIENTATION, UPRIGHT
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -29,18 +30,7 @@ from data.toy import TOY_SPLITS
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCENES = ("bathroom", "street", "zoo")
 WIDTH, HEIGHT = 6, 4
-ORIENTATION = 0x0112
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-UPRIGHT = {  # what a photo of each EXIF orientation needs to stand upright, on arrays
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
 
 
 def encode(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:

@@ -530,7 +530,7 @@ def test_of_several_broken_steps_the_first_is_named(settings: dict[str, Any]) ->
     run.progress.step = 4
     good, bad = (training.StepResult(torch.tensor(loss), torch.tensor(1.0)) for loss in (1.0, math.inf))
     with pytest.raises(FloatingPointError, match="loss inf, gradient norm 1 at step 3"):
-        run.log_steps([good, good, bad, bad], [(0, 0)], None)
+        run.log_steps([good, good, bad, bad], None)
 
 
 def test_a_broken_model_is_not_saved(settings: dict[str, Any]) -> None:
