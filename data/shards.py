@@ -10,19 +10,38 @@ import json
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from itertools import accumulate, islice
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.prepared import PreparedRows, prepare
+
+COLUMNS = ("image", "annotation", "scene_category")
+DAMAGE = (OSError, pa.ArrowException, IndexError)  # what pyarrow raises for damaged files
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_FILE_COLUMNS = ("image", "annotation")
 _ROWS_PER_GROUP = 100  # as on the Hub
+_GROUP_BYTES = 2**28
 _CACHED_GROUPS = 8  # of about 5 MB each
-_DAMAGE = (OSError, pa.ArrowException, IndexError)  # what pyarrow raises for damaged files
+
+
+class Rows(Protocol):
+    """Rows as every kind of source gives them: a shard on disk or on the Hub, a prepared one, a folder of files."""
+
+    num_rows: int
+    scene_categories: list[str]
+
+    def ready(self, rows: Collection[int]) -> Rows:
+        """The same source, brought where each of these rows can be read at once and in any order."""
+
+    def row(self, row: int) -> dict[str, Any]:
+        """``image`` and ``annotation``, each None or {"bytes", "path"}, and ``scene_category``."""
+
+    def where(self, row: int) -> str:
+        """Row and file, for messages."""
 
 
 class Shard:
@@ -37,43 +56,50 @@ class Shard:
         self._file: pq.ParquetFile | None = None
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
         metadata = self._open().metadata
-        self._ends = list(accumulate(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)))
+        self.groups = RowGroups(metadata, str(path))
         self.num_rows: int = metadata.num_rows
-        schema = metadata.schema.to_arrow_schema()
-        self.scene_categories = _scene_categories(schema)
-        for column in _FILE_COLUMNS:
-            if column not in schema.names or not _holds_files(schema.field(column).type):
-                raise ValueError(
-                    f"{path} has the columns {', '.join(schema.names)}; "
-                    "a shard needs image and annotation, each a struct of bytes and path"
-                )
+        self.scene_categories = self.groups.scene_categories
+
+    def ready(self, rows: Collection[int]) -> Rows:
+        """Itself while the rows' groups fit in memory; beyond that a copy on disk from which single rows can be read.
+
+        A shard gives nothing smaller than a row group, so rows in random order would cost a hundred times their size.
+        """
+        if len(self.groups.of(rows)) <= _CACHED_GROUPS:
+            return self
+        parts = (self._read(group) for group in range(len(self.groups.ends)))
+        copy = prepare(self.path, parts, len(self.groups.ends), self.groups.total_bytes)
+        return PreparedRows(copy, str(self.path), self.scene_categories)
 
     def row(self, row: int) -> dict[str, Any]:
         """The columns of one row; its row group is read unless it was read lately."""
         if self._process != os.getpid():
             # A forked worker must not share the file handle of its parent.
             self._process, self._file, self._groups = os.getpid(), None, OrderedDict()
-        group = bisect_right(self._ends, row)
+        group, place = self.groups.place(row)
         if group not in self._groups:
             self._groups[group] = self._read(group)
             if len(self._groups) > _CACHED_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(group)
-        first = self._ends[group - 1] if group else 0
-        values: dict[str, Any] = self._groups[group].slice(row - first, 1).to_pylist()[0]
+        values: dict[str, Any] = self._groups[group].slice(place, 1).to_pylist()[0]
         return values
+
+    def where(self, row: int) -> str:
+        """Row and file, for messages."""
+        return f"row {row} in {self.path}"
 
     def _read(self, group: int) -> pa.Table:
         try:
-            return self._open().read_row_group(group)
-        except _DAMAGE as error:
+            return self._open().read_row_group(group, columns=self.groups.columns)
+        except DAMAGE as error:
             raise ValueError(f"{self.path} breaks off or is damaged in row group {group}: {error}") from error
 
     def _open(self) -> pq.ParquetFile:
         if self._file is None:
             try:
                 self._file = pq.ParquetFile(self.path)
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 raise ValueError(f"{self.path} is not a whole parquet file: {error}") from error
         return self._file
 
@@ -81,8 +107,38 @@ class Shard:
         return {**self.__dict__, "_file": None, "_groups": OrderedDict()}
 
 
+class RowGroups:
+    """What the footer of a shard tells: where its row groups end, what they weigh, and whether it is a shard at all."""
+
+    def __init__(self, metadata: pq.FileMetaData, name: str) -> None:
+        schema = metadata.schema.to_arrow_schema()
+        for column in COLUMNS[:2]:
+            if column not in schema.names or not _holds_files(schema.field(column).type):
+                raise ValueError(
+                    f"{name} has the columns {', '.join(schema.names)}; "
+                    "a shard needs image and annotation, each a struct of bytes and path"
+                )
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        self.ends = list(accumulate(group.num_rows for group in groups))
+        self.total_bytes = sum(group.total_byte_size for group in groups)
+        self.columns = [column for column in COLUMNS if column in schema.names]
+        self.scene_categories = _scene_categories(schema)
+
+    def place(self, row: int) -> tuple[int, int]:
+        """The row group that a row lies in, and its place in there."""
+        group = bisect_right(self.ends, row)
+        return group, row - (self.ends[group - 1] if group else 0)
+
+    def of(self, rows: Collection[int]) -> list[int]:
+        """The row groups that hold these rows, in order."""
+        return sorted({self.place(row)[0] for row in rows})
+
+
 def write_shard(path: Path, rows: Iterable[dict[str, Any]], scene_categories: Sequence[str]) -> None:
-    """Write rows to one parquet file, a row group at a time; image bytes stay as they are, compressed already."""
+    """Write rows to one parquet file, a row group at a time; image bytes stay as they are, compressed already.
+
+    A row group has 100 rows, as on the Hub, or fewer of heavy ones: beyond 2 GiB it could not be read.
+    """
     features = {
         "image": {"_type": "Image"},
         "annotation": {"_type": "Image"},
@@ -91,10 +147,22 @@ def write_shard(path: Path, rows: Iterable[dict[str, Any]], scene_categories: Se
     columns = [("image", _FILE), ("annotation", _FILE), ("scene_category", pa.int64())]
     schema = pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = iter(rows)
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
-        while group := list(islice(rows, _ROWS_PER_GROUP)):
+        for group in _row_groups(rows):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    weight = 0
+    for row in rows:
+        group.append(row)
+        weight += sum(len((row[column] or {}).get("bytes") or b"") for column in COLUMNS[:2])
+        if len(group) == _ROWS_PER_GROUP or weight >= _GROUP_BYTES:
+            yield group
+            group, weight = [], 0
+    if group:
+        yield group
 
 
 def _holds_files(kind: pa.DataType) -> bool:

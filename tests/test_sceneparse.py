@@ -23,6 +23,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from data import SceneParse150, train_test_split
+from data.labels import LabelRule
 from data.shards import write_shard
 from data.toy import SCENE_CATEGORIES as TOY_CATEGORIES
 from data.toy import TOY_SPLITS
@@ -296,11 +297,11 @@ def test_the_hub_source_reads_the_parquet_revision_from_the_cache(tmp_path: Path
 def test_toy_scenes_are_written_on_first_use_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = SceneParse150("toy", "validation")
-    (shard,) = tmp_path.rglob("*.*parquet*")
+    (shard,) = tmp_path.rglob("*.parquet")
     written = shard.stat().st_mtime_ns, shard.stat().st_ino
     second = SceneParse150("toy", "validation[:3]")
     assert (shard.stat().st_mtime_ns, shard.stat().st_ino) == written
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [shard]
+    assert sorted(path.name for path in shard.parent.iterdir()) == [shard.name, f"{shard.name}.lock"]
     assert len(first) == TOY_SPLITS["validation"]
     assert [second[i][0].tobytes() for i in range(3)] == [first[i][0].tobytes() for i in range(3)]
     assert [second.scene_category(i) for i in range(3)] == list(TOY_CATEGORIES[:3])
@@ -571,9 +572,9 @@ def test_a_row_without_image_bytes_is_refused_by_row_and_file(image: dict | None
 def test_num_labels_sets_the_highest_label(tmp_path: Path) -> None:
     annotation = encode(Image.new("L", (WIDTH, HEIGHT), 7))
     write_shard(tmp_path / "train.parquet", [make_row(0, annotation=annotation)], SCENES)
-    assert SceneParse150(tmp_path, num_labels=7)[0][1] is not None
+    assert SceneParse150(tmp_path, label_rule=LabelRule(num_labels=7))[0][1] is not None
     with pytest.raises(ValueError, match="holds 7; its classes are 0 \\(other\\) to 6"):
-        SceneParse150(tmp_path, num_labels=6)[0]
+        SceneParse150(tmp_path, label_rule=LabelRule(num_labels=6))[0]
 
 
 def test_a_moved_shard_is_refused_by_name(tmp_path: Path) -> None:

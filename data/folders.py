@@ -1,0 +1,385 @@
+"""Folders of photos and label maps as rows like those of a shard, and a command that turns them into shards.
+
+    images/kitchen.jpg                         annotations/kitchen.png             one split, "train"
+    images/training/ADE_train_00000001.jpg     annotations/training/...png         the splits of ADEChallengeData2016
+    images/{training,validation,test}/...      annotations/{training,validation}   folders may nest below a split
+
+``python -m data.folders IN OUT`` writes OUT/<split>/0000.parquet and so on, with the files' own bytes in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from data.cache import FULL
+from data.classes import IGNORE_INDEX, NUM_LABELS
+from data.decoding import decode_pair
+from data.labels import LabelRule, read_text
+from data.shards import write_shard
+from data.splits import SPLIT_NAMES
+
+ROWS_PER_SHARD = 10_000
+_ADE20K = "ADEChallengeData2016"
+_IMAGES, _ANNOTATIONS, _SCENE_CATEGORIES = "images", "annotations", "sceneCategories.txt"
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_ANNOTATION_ENDINGS = (".png", ".bmp", ".tif", ".tiff")  # JPEG and WebP blur class ids, GIF numbers them anew
+_MOST_NAMES = 3  # of files in a message
+_MOST_PROBLEMS = 10
+
+
+class Folder:
+    """The rows of one split of a folder, in the lexicographic order of the images' relative paths, read when asked for.
+
+    An image and its annotation have the same path below their split, but for the ending. A split without any
+    annotation, such as "test", has None for each. Pairs are found by name alone: until a row is asked for, no file is
+    read but ``sceneCategories.txt``, if there is one.
+
+    Raises FileNotFoundError for a folder without images/, annotations/ or any image, PermissionError for one that
+    cannot be listed, and ValueError, naming files, for a split that is not there and for files that do not pair up.
+    """
+
+    def __init__(self, root: Path, split: str) -> None:
+        base = _base(Path(root))
+        splits = _find_splits(base)
+        if split not in splits:
+            raise ValueError(f"{root} has no split {split!r}; it has {', '.join(splits)}")
+        self.split = split
+        self.path, self._annotations = splits[split]
+        self._pairs = _pair(self.path, self._annotations)
+        self.num_rows = len(self._pairs)
+        self.scene_categories, category_of = _read_scene_categories(base / _SCENE_CATEGORIES)
+        stems = [_stem(image) for image, _ in self._pairs]
+        self._categories = [category_of.get(stem, category_of.get(os.path.basename(stem))) for stem in stems]
+
+    def ready(self, rows: Collection[int]) -> Folder:
+        """Itself: every row lies ready."""
+        return self
+
+    def row(self, row: int) -> dict[str, Any]:
+        """The two files of one row, each its bytes and its path below the split, and its scene category, if known."""
+        image, annotation = self._pairs[row]
+        return {
+            "image": _read(self.path, image),
+            "annotation": _read(self._annotations, annotation) if self._annotations and annotation else None,
+            "scene_category": self._categories[row],
+        }
+
+    def where(self, row: int) -> str:
+        """The image's file, for messages."""
+        return str(self.path / self._pairs[row][0])
+
+    def total_bytes(self) -> int:
+        """What all files of the split weigh together."""
+        total = 0
+        for image, annotation in self._pairs:
+            total += (self.path / image).stat().st_size
+            if self._annotations and annotation:
+                total += (self._annotations / annotation).stat().st_size
+        return total
+
+
+def is_folder_dataset(root: Path) -> bool:
+    """Whether a folder is one of images: with images/ and annotations/, or with images/ and no parquet file."""
+    base = _base(Path(root))
+    if not (base / _IMAGES).is_dir():
+        return False
+    return (base / _ANNOTATIONS).is_dir() or next(base.rglob("*.parquet"), None) is None
+
+
+def folder_splits(root: Path) -> list[str]:
+    """The splits of a folder, in the order train, validation, test. Raises what ``Folder`` raises for its layout."""
+    return list(_find_splits(_base(Path(root))))
+
+
+# What lies where
+
+
+def _base(root: Path) -> Path:
+    """The folder that holds images/: the given one, or the ADEChallengeData2016 in it."""
+    inner = root / _ADE20K
+    return inner if not (root / _IMAGES).is_dir() and (inner / _IMAGES).is_dir() else root
+
+
+def _find_splits(base: Path) -> dict[str, tuple[Path, Path | None]]:
+    """The folder of images of every split, and that of its annotations if it has any."""
+    images, annotations = base / _IMAGES, base / _ANNOTATIONS
+    for folder in (images, annotations):
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{base} has no {folder.name}/; a folder of images has {_IMAGES}/ and {_ANNOTATIONS}/, with the same "
+                "names in both"
+            )
+    photos, label_maps = _split_folders(images), _split_folders(annotations)
+    if not photos:
+        return {"train": (images, annotations)}
+    if not label_maps or not set(label_maps) <= set(photos):
+        raise ValueError(
+            f"{images} has the splits {', '.join(photos)}, but {annotations} has {', '.join(label_maps) or 'none'}; "
+            "give both the same folders, of which annotations may lack some, as test"
+        )
+    annotated = {split: folder for split, folder in label_maps.items() if _list(folder)}
+    return {split: (photos[split], annotated.get(split)) for split in photos}
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The folders in here that are called like a split, by split; empty if none is, and then all is one split."""
+    entries = [entry for entry in _list(folder) if entry.is_dir() or _ending(entry.name) in _IMAGE_ENDINGS]
+    named = sorted(entry.name for entry in entries if entry.is_dir() and entry.name.lower() in SPLIT_NAMES)
+    others = sorted(entry.name for entry in entries if entry.name not in named)
+    if named and others:
+        raise ValueError(
+            f"{folder} has the splits {', '.join(named)} and beside them {_first(others)}; move all files into splits"
+        )
+    by_split = {SPLIT_NAMES[name.lower()]: folder / name for name in named}
+    if len(by_split) < len(named):
+        raise ValueError(f"{folder} has {', '.join(named)}, two of which mean the same split; make them one")
+    return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
+
+
+def _pair(images: Path, annotations: Path | None) -> list[tuple[str, str | None]]:
+    """The relative paths of every image and its annotation, in the order of the images; None where there are none."""
+    photos = _by_stem(file for file in _list_files(images) if _ending(file) in _IMAGE_ENDINGS)
+    if not photos:
+        raise FileNotFoundError(f"no image under {images}; the endings of images are {' '.join(_IMAGE_ENDINGS)}")
+    files = _list_files(annotations) if annotations else []
+    label_maps = _by_stem(file for file in files if _ending(file) in _ANNOTATION_ENDINGS)
+    others = _by_stem(file for file in files if _ending(file) not in _ANNOTATION_ENDINGS)
+    alone = [stem for stem in photos if annotations and stem not in label_maps]
+    problems = {
+        "images that differ only in their ending": [" and ".join(two) for two in photos.values() if len(two) > 1],
+        "annotations that differ only in their ending": [" and ".join(x) for x in label_maps.values() if len(x) > 1],
+        "images without annotation": [photos[stem][0] for stem in alone if stem not in others],
+        "annotations without image": [label_maps[stem][0] for stem in label_maps if stem not in photos],
+        "annotations that are no PNG, BMP or TIFF, which alone keep class ids": [
+            others[stem][0] for stem in alone if stem in others
+        ],
+    }
+    found = [f"{len(names)} {kind} ({_first(names)})" for kind, names in problems.items() if names]
+    if found:
+        rule = "an image and its annotation have the same path and name, but for the ending"
+        raise ValueError(f"{images} and {annotations or 'no annotations'}: {'; '.join(found)}; {rule}")
+    return [(names[0], label_maps[stem][0] if annotations else None) for stem, names in photos.items()]
+
+
+def _by_stem(files: Iterator[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for file in files:
+        found.setdefault(_stem(file), []).append(file)
+    return found
+
+
+def _stem(file: str) -> str:
+    """A path without its ending; composed, as macOS writes an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", os.path.splitext(file)[0])
+
+
+def _ending(file: str) -> str:
+    return os.path.splitext(file)[1].lower()
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+
+
+def _list_files(folder: Path) -> list[str]:
+    """The paths of all files in here and deeper, relative, with "/", in lexicographic order."""
+    files = []
+    for entry in _list(folder):
+        if entry.is_dir():
+            files += [f"{entry.name}/{file}" for file in _list_files(folder / entry.name)]
+        else:
+            files.append(entry.name)
+    return sorted(files)
+
+
+def _list(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, as macOS hides a ._x beside each x."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except PermissionError as error:
+        raise PermissionError(f"folder {folder} cannot be listed; it must be readable to you") from error
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    shown = os.fsencode(name).decode("utf-8", "replace")  # a parquet file holds no other names
+    return {"bytes": (folder / name).read_bytes(), "path": shown}
+
+
+def _read_scene_categories(path: Path) -> tuple[list[str], dict[str, int]]:
+    """The categories in the order of the file, and the number of each image's, by its name without ending.
+
+    A line is an image and its category: "ADE_train_00000001 airport_terminal". Without the file there are none.
+    """
+    lines = [line.split() for line in read_text(path).splitlines()] if path.exists() else []
+    for number, words in enumerate(lines, 1):
+        if len(words) not in (0, 2):
+            raise ValueError(
+                f"line {number} of {path} has {len(words)} words; it takes an image's name and its category"
+            )
+    category_of = dict(words for words in lines if words)
+    categories = list(dict.fromkeys(category_of.values()))
+    numbers = {category: number for number, category in enumerate(categories)}
+    return categories, {image: numbers[category] for image, category in category_of.items()}
+
+
+# To shards
+
+
+def folders_to_shards(
+    source: Path, out: Path, rule: LabelRule | None = None, rows_per_shard: int = ROWS_PER_SHARD
+) -> dict[str, int]:
+    """Write every split of a folder to ``out``/<split>/0000.parquet and so on; returns the number of rows of each.
+
+    With a ``rule`` every pair is decoded before anything is written. The shards hold the files' own bytes, so whoever
+    reads them needs the same rule. Shards get their names when the last one is whole; on any error none is left.
+
+    Raises what ``Folder`` raises; ValueError for an ``out`` that is not empty, and for rows that break the rule, with a
+    line for each of the first ten; OSError, with the space that it takes, for a disk that is too full.
+    """
+    if rows_per_shard < 1:
+        raise ValueError(f"rows_per_shard is {rows_per_shard}; a shard has at least one row")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} is there and not an empty folder; name another one for the shards")
+    folders = [Folder(source, split) for split in folder_splits(source)]
+    needed_bytes = sum(folder.total_bytes() for folder in folders)
+    free_bytes = shutil.disk_usage(next(folder for folder in (out, *out.absolute().parents) if folder.exists())).free
+    if needed_bytes > free_bytes:
+        raise _too_full(out, needed_bytes, f"{_mebibytes(free_bytes)} are free")
+    if rule is not None and (problems := _find_problems(folders, rule)):
+        raise ValueError("\n".join(problems))
+    try:
+        _write_shards(folders, out, rows_per_shard)
+    except OSError as error:
+        if error.errno in FULL:
+            raise _too_full(out, needed_bytes, os.strerror(error.errno)) from error
+        raise
+    return {folder.split: folder.num_rows for folder in folders}
+
+
+def _find_problems(folders: list[Folder], rule: LabelRule) -> list[str]:
+    """A line for each of the first rows that cannot be used."""
+    problems: list[str] = []
+    places = [(folder, row) for folder in folders for row in range(folder.num_rows)]
+    for folder, row in tqdm(places, "checking", unit="row", disable=None):
+        try:
+            columns = folder.row(row)
+            image, annotation = (columns[name] or {} for name in ("image", "annotation"))
+            decode_pair(image.get("bytes"), annotation.get("bytes"), folder.where(row), rule)
+        except (ValueError, OSError) as error:
+            problems.append(" ".join(str(error).splitlines()))
+        if len(problems) == _MOST_PROBLEMS:
+            return [*problems, f"these are the first {_MOST_PROBLEMS}; there may be more"]
+    return problems
+
+
+def _write_shards(folders: list[Folder], out: Path, rows_per_shard: int) -> None:
+    out_is_new = not out.exists()
+    shards: list[Path] = []
+    try:
+        with tqdm(None, "writing", sum(folder.num_rows for folder in folders), unit="row", disable=None) as progress:
+            for folder in folders:
+                for first in range(0, folder.num_rows, rows_per_shard):
+                    shards.append(out / folder.split / f"{first // rows_per_shard:04d}.parquet")
+                    rows = range(first, min(first + rows_per_shard, folder.num_rows))
+                    write_shard(_unfinished(shards[-1]), _rows(folder, rows, progress), folder.scene_categories)
+        for shard in shards:
+            _unfinished(shard).replace(shard)
+    except BaseException:  # an interrupt, too
+        _remove(shards, out if out_is_new else None)
+        raise
+
+
+def _rows(folder: Folder, rows: Sequence[int], progress: tqdm[Any]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        yield folder.row(row)
+        progress.update()
+
+
+def _unfinished(shard: Path) -> Path:
+    return shard.with_suffix(".unfinished")
+
+
+def _remove(shards: list[Path], out: Path | None) -> None:
+    """Remove shards, finished or not, and the folders that were made for them."""
+    for shard in shards:
+        shard.unlink(missing_ok=True)
+        _unfinished(shard).unlink(missing_ok=True)
+    with suppress(OSError):  # what else lies in there stays, and the error that led here goes on
+        for folder in [*dict.fromkeys(shard.parent for shard in shards), *([out] if out else [])]:
+            folder.rmdir()
+
+
+def _too_full(out: Path, needed_bytes: int, reason: str) -> OSError:
+    needed = f"its files take {_mebibytes(needed_bytes)} and a little more"
+    return OSError(errno.ENOSPC, f"cannot write {out}: {reason}, and {needed}; make room or name another disk")
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+# The command
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the flags of the command."""
+    parser = argparse.ArgumentParser(prog="python -m data.folders", description="Turn folders of images into shards.")
+    parser.add_argument("source", metavar="IN", type=Path, help="folder with images/ and annotations/")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the shards, new or empty")
+    parser.add_argument("--rows-per-shard", type=int, default=ROWS_PER_SHARD, help="(default: %(default)s)")
+    parser.add_argument("--num-labels", type=int, help=f"classes (default: {NUM_LABELS}, or 2 with --binary-masks)")
+    parser.add_argument("--no-reduce-labels", action="store_true", help="raw value k is class k, and 0 is no other")
+    parser.add_argument(
+        "--ignore-index", type=int, help=f"raw value to ignore (default: {IGNORE_INDEX}, or none with --binary-masks)"
+    )
+    parser.add_argument("--binary-masks", action="store_true", help="every value above 0 is class 1")
+    parser.add_argument("--no-check", action="store_true", help="write without decoding every file first")
+    return parser.parse_args(arguments)
+
+
+def label_rule(options: argparse.Namespace) -> LabelRule:
+    """The rule that the flags mean. Raises ValueError for flags that contradict each other."""
+    binary: bool = options.binary_masks
+    return LabelRule(
+        num_labels=(2 if binary else NUM_LABELS) if options.num_labels is None else options.num_labels,
+        reduce_labels=not (binary or options.no_reduce_labels),
+        ignore_index=(None if binary else IGNORE_INDEX) if options.ignore_index is None else options.ignore_index,
+        binary=binary,
+    )
+
+
+def main() -> int:
+    """Run from the command line; every mistake in the flags or the data is one line, not a traceback."""
+    options = parse_arguments()
+    try:
+        rule = label_rule(options)
+        counts = folders_to_shards(
+            options.source, options.out, None if options.no_check else rule, options.rows_per_shard
+        )
+    except (ValueError, OSError, MemoryError, pa.ArrowException) as error:
+        for line in str(error).splitlines() or [type(error).__name__]:
+            print(f"error: {line}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; no shard was kept", file=sys.stderr)
+        return 130
+    for split, count in counts.items():
+        print(f"{split}: {count} rows in {options.out / split}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
