@@ -86,10 +86,11 @@ class ImageProcessor:
         image = to_rgb(image)
         if self.do_resize:
             image = image.resize(self.size[::-1], self.resample)
-        pixels = np.empty((3, image.height, image.width), np.float32)
+        pixels = torch.empty(3, image.height, image.width)
         for levels, channel, plane in zip(self._levels, image.split(), pixels, strict=True):
-            np.take(levels, np.asarray(channel), out=plane, mode="clip")  # the other modes copy before they look up
-        return torch.from_numpy(pixels)
+            places = torch.from_numpy(np.array(channel)).flatten().int()  # of 4 bytes; numpy would make them of 8
+            torch.index_select(levels, 0, places, out=plane.view(-1))
+        return pixels
 
     def labels_to_tensor(self, label_map: Image.Image) -> Tensor:
         """(H, W) int64, reduced if ``do_reduce_labels``, at the processed size."""
@@ -104,17 +105,19 @@ class ImageProcessor:
         """Raw ids to class ids where ``do_reduce_labels`` says so: 0 and 255 become 255, k becomes k - 1."""
         if not self.do_reduce_labels:
             return labels
+        if labels.dtype == np.uint8:
+            return np.where(labels == 255, labels, labels - np.uint8(1))  # 0 wraps round to 255
         return np.where((labels == 0) | (labels == 255), 255, labels.astype(np.int64) - 1)
 
     @cached_property
-    def _levels(self) -> NDArray[np.float32]:
+    def _levels(self) -> Tensor:
         """What each of the 256 levels of each channel becomes, (3, 256)."""
         ramp = np.tile(np.arange(256, dtype=np.float64), (3, 1))
         levels = (ramp * self.rescale_factor if self.do_rescale else ramp).astype(np.float32)
         if not self.do_normalize:
-            return levels
+            return torch.from_numpy(levels)
         mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (self.image_mean, self.image_std))
-        return (levels - mean) / std
+        return torch.from_numpy((levels - mean) / std)
 
     @classmethod
     def from_pretrained(

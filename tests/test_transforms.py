@@ -8,8 +8,9 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms.v2 import functional
 
-from data import SceneParse150
+from data import SceneParse150, transforms
 from data.transforms import ColorJitter, mix, sample_generator
 
 GUIDE = (0.25, 0.25, 0.25, 0.1)
@@ -47,6 +48,70 @@ def test_other_strengths_give_the_pixels_of_torchvision_too(strengths: tuple[flo
         photo = random_photo(seed)
         jittered = ColorJitter(*strengths)(photo, torch.Generator().manual_seed(seed))
         assert jittered.tobytes() == jitter_of_torchvision(photo, seed, strengths).tobytes(), seed
+
+
+def every_colour() -> Image.Image:
+    """All 2**24 of them, once each."""
+    colours = np.arange(2**24, dtype="<u4").view(np.uint8).reshape(4096, 4096, 4)
+    return Image.fromarray(np.ascontiguousarray(colours[..., :3]))
+
+
+def only(**strength: float) -> ColorJitter:
+    return ColorJitter(**{**dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0), **strength})
+
+
+def hue_shifted(photo: Image.Image, steps: int) -> tuple[Image.Image, Image.Image]:
+    """A photo shifted by steps of 1 / 255 of the colour circle, by us and by torchvision."""
+    factor = (steps + 0.5 * np.sign(steps)) / 255  # both cut off what is beyond a step
+    return transforms._adjust_hue(photo, factor), functional.adjust_hue(photo, factor)
+
+
+@pytest.mark.parametrize("steps", [0, 25, -25])
+def test_hue_gives_the_pixels_of_torchvision_for_every_colour(steps: int) -> None:
+    ours, theirs = hue_shifted(every_colour(), steps)
+    assert ours.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.slow
+def test_hue_gives_the_pixels_of_torchvision_for_every_colour_and_every_shift() -> None:
+    colours = every_colour()
+    for steps in range(-127, 127):
+        ours, theirs = hue_shifted(colours, steps)
+        assert ours.tobytes() == theirs.tobytes(), steps
+
+
+@pytest.mark.parametrize("step", ["brightness", "contrast", "saturation"])
+@pytest.mark.parametrize("factor", [0.0, 0.3, 0.75, 1.0, 1.25, 2.9])
+def test_the_other_steps_give_the_pixels_of_torchvision_for_any_factor(step: str, factor: float) -> None:
+    photo = random_photo(0, 256, 300)
+    ours = getattr(transforms, f"_adjust_{step}")(photo, factor)
+    assert ours.tobytes() == getattr(functional, f"adjust_{step}")(photo, factor).tobytes()
+
+
+@pytest.mark.parametrize("width", [1, 2**16 - 1, 2**16, 2**16 + 1, 3 * 2**16 + 1])
+def test_hue_gives_the_pixels_of_torchvision_wherever_the_pixels_worked_on_at_once_end(width: int) -> None:
+    ours, theirs = hue_shifted(random_photo(1, 1, width), 9)
+    assert ours.tobytes() == theirs.tobytes()
+
+
+def test_strengths_that_torchvision_refuses_are_refused_by_name() -> None:
+    for strength, value in product(("brightness", "contrast", "saturation", "hue"), (-0.1, float("nan"))):
+        with pytest.raises(ValueError, match=f"{strength} is {value}"):
+            only(**{strength: value})
+    with pytest.raises(ValueError, match=r"hue is 0\.6; .* at most 0\.5"):
+        only(hue=0.6)
+    only(hue=0.5, contrast=7.0)
+
+
+def test_the_draws_are_the_order_and_the_factors_of_torchvision() -> None:
+    for seed in range(100):
+        order, factors = ColorJitter().draw(torch.Generator().manual_seed(seed))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            widths = [[0.75, 1.25]] * 3
+            expected_order, *expected = torchvision.transforms.ColorJitter.get_params(*widths, [-0.1, 0.1])
+        assert order == expected_order.tolist()
+        assert factors == expected
 
 
 def test_jitter_leaves_its_input_as_it_was() -> None:

@@ -1,0 +1,190 @@
+"""Rows as tensors and tensors as batches: what happens to a photo and its label map on their way to the model.
+
+The image processor belongs to the model, so it is handed in: anything that turns a photo and its raw label map into
+images (3, H, W) float32 and labels (H, W) int64.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from data.classes import IGNORE_INDEX
+from data.order import NO_ROW, Place
+from data.paper import PAPER_SCALE, PaperAugmentation, evaluation_size, pad_to
+from data.sceneparse import SceneParse150
+from data.transforms import ColorJitter, sample_generator
+
+Process = Callable[[Image.Image, Image.Image], tuple[Tensor, Tensor | None]]
+Sample = dict[str, Any]
+
+
+class Prepare(Protocol):
+    """One row's way to tensors: ``images`` (3, H, W), ``labels`` (H, W), and what else an evaluation needs."""
+
+    def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
+        """Prepare the row that stands at a place of the run."""
+
+
+@dataclass(frozen=True)
+class Resized:
+    """As the processor makes them; for training with jittered colours."""
+
+    process: Process
+    jitter: ColorJitter | None = None
+    seed: int = 0
+
+    def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
+        if self.jitter is not None:
+            image = self.jitter(image, sample_generator(self.seed, *place))
+        images, labels = self.process(image, label_map)
+        return {"images": images, "labels": labels}
+
+
+@dataclass(frozen=True)
+class PaperCrop:
+    """As the published recipe trains: a random crop of the photo at a random size, padded where it is smaller.
+
+    ``process`` must not resize.
+    """
+
+    process: Process
+    augment: PaperAugmentation
+    seed: int
+
+    def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
+        images, labels = self.process(*self.augment(image, label_map, sample_generator(self.seed, *place)))
+        images, labels = pad_to(images, cast(Tensor, labels), self.augment.crop_size, IGNORE_INDEX)
+        return {"images": images, "labels": labels}
+
+
+@dataclass(frozen=True)
+class Unprocessed:
+    """Only resized, as uint8, for a device that does the rest: ``images`` (3, H, W) and raw ``labels`` (H, W)."""
+
+    size: tuple[int, int]  # height, width
+
+    def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
+        photo = np.array(image.resize(self.size[::-1], Image.Resampling.BILINEAR))
+        raw = np.array(label_map.resize(self.size[::-1], Image.Resampling.NEAREST))
+        return {"images": torch.from_numpy(photo).permute(2, 0, 1), "labels": torch.from_numpy(raw), "place": place}
+
+
+@dataclass(frozen=True)
+class OriginalLabels:
+    """As the processor makes them, and ``original_labels`` as ``keep_size`` does, which must not resize."""
+
+    process: Process
+    keep_size: Process
+
+    def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
+        images, labels = self.process(image, label_map)
+        return {"images": images, "labels": labels, "original_labels": self.keep_size(image, label_map)[1]}
+
+
+@dataclass(frozen=True)
+class KeepRatio:
+    """As the paper scores: ``views`` of the photo that keep its shape, one for each of ``scales``, labels as they are.
+
+    ``process`` must not resize. A scale multiplies the limits of ``evaluation_size``.
+    """
+
+    process: Process
+    scales: tuple[float, ...] = (1.0,)
+
+    def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
+        return {
+            "views": [self._view(image, scale) for scale in self.scales],
+            "original_labels": self.process(image, label_map)[1],
+        }
+
+    def _view(self, image: Image.Image, scale: float) -> Tensor:
+        limits = int(PAPER_SCALE[0] * scale), int(PAPER_SCALE[1] * scale)
+        height, width = evaluation_size(*image.size, scale=limits)
+        view = image.resize((width, height), Image.Resampling.BILINEAR)
+        return self.process(view, Image.new("L", view.size))[0]
+
+
+class Samples(Dataset[Sample]):
+    """Rows of a dataset, prepared, asked for as (epoch, row). The place that is no row holds a photo without labels."""
+
+    def __init__(self, dataset: SceneParse150 | Subset[Any], prepare: Prepare) -> None:
+        self.dataset = dataset
+        self.prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: Place) -> Sample:
+        epoch, row = place
+        if row == NO_ROW:
+            sample = self[epoch, 0]
+            return {**sample, "labels": torch.full_like(sample["labels"], IGNORE_INDEX)}
+        image, label_map = self.pair(row)
+        return self.prepare(image, label_map, place)
+
+    def pair(self, row: int) -> tuple[Image.Image, Image.Image]:
+        """The photo of a row and its raw label map. Raises ValueError for a row without one."""
+        image, label_map = self.dataset[row]
+        if label_map is None:
+            raise ValueError(f"row {self.name(row)} has no annotation; train and evaluate on an annotated split")
+        return image, label_map
+
+    def name(self, row: int) -> str:
+        """The file name of a row's photo."""
+        if isinstance(self.dataset, Subset):
+            return cast(SceneParse150, self.dataset.dataset).name(self.dataset.indices[row])
+        return self.dataset.name(row)
+
+
+def collate(samples: list[Sample]) -> dict[str, Any]:
+    """Stack what has one size into (B, ...) tensors; what follows the photos' own sizes, and places, stay lists."""
+    batch: dict[str, Any] = {}
+    for name in samples[0]:
+        values = [sample[name] for sample in samples]
+        batch[name] = torch.stack(values) if name in ("images", "labels") else values
+    return batch
+
+
+class Loader:
+    """Batches of the places that ``places`` lists, prepared ahead by workers if there are any.
+
+    ``waited_seconds`` is the time that whoever takes the batches has spent waiting for them.
+    """
+
+    def __init__(self, samples: Samples, places: Iterable[list[Place]], num_workers: int, pin_memory: bool) -> None:
+        self.waited_seconds = 0.0
+        self._loader = DataLoader(
+            samples,
+            batch_sampler=places,
+            collate_fn=collate,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            worker_init_fn=_leave_interrupts_to_the_run,
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        batches = iter(self._loader)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.waited_seconds += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+
+def _leave_interrupts_to_the_run(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
