@@ -14,35 +14,62 @@ import argparse
 import json
 import logging
 import math
+import signal
 import sys
 import time
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from data import SceneParse150, train_test_split
-from data.classes import CLASS_NAMES, ID2LABEL, IGNORE_INDEX
+from data.batches import KeepRatio, Loader, OriginalLabels, PaperCrop, Resized, Samples, Unprocessed, collate
+from data.classes import ID2LABEL, IGNORE_INDEX
+from data.labels import LabelRule, read_label_names
+from data.on_device import AugmentOnDevice
 from data.order import NO_ROW, Place, StepSampler
-from data.transforms import ColorJitter, mix, sample_generator
+from data.paper import PaperAugmentation
+from data.transforms import ColorJitter, mix
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, fullres
 from segformer.card import write_card
-from segformer.checkpoints import find_checkpoints, read_training_state, rotate_checkpoints, save_checkpoint
+from segformer.checkpoints import (
+    find_checkpoints,
+    read_training_state,
+    remove_leftovers,
+    rotate_checkpoints,
+    save_checkpoint,
+    set_aside_later,
+)
 from segformer.config import variant_of
-from segformer.hub import WEIGHTS_NAME
+from segformer.interrupts import Interrupted, StopRequest
 from segformer.pictures import contact_sheet, label_map_picture, overlay, palette
-from segformer.ranks import ALONE, Ranks, distribute, join_ranks, leave_ranks, sum_over_ranks, take_writers_buffers
-from segformer.runs import Log, check_output_dir, make_output_dir, new_run_folder, without_nan
+from segformer.publish import check_login, upload_folder
+from segformer.ranks import (
+    ALONE,
+    Ranks,
+    compute_deterministically,
+    distribute,
+    join_ranks,
+    leave_ranks,
+    sum_over_ranks,
+    take_writers_buffers,
+)
+from segformer.record import RunDescription
+from segformer.report import REPORT_NAME, build_report
+from segformer.runs import Clock, Log, find_resumed, make_output_dir, peak_memory_mib, without_nan
+from segformer.samples import save_predictions, save_samples
 from segformer.segmenter import choose_device, processor_of
 
 logger = logging.getLogger("train")
@@ -66,12 +93,24 @@ class TrainConfig:
     checkpoint: str | None = _setting("nvidia/mit-b0", "Hub id, folder or file to start from; 'none' to start anew")
     variant: str | None = _setting(None, "b0 to b5: size of a model that starts anew, b0 if not given", tuple(VARIANTS))
     image_size: int | None = _setting(None, "side in pixels that photos are resized to; else the checkpoint's, or 512")
-    color_jitter: bool = _setting(True, "jitter the colours of training images")
+    num_labels: int | None = _setting(None, "number of classes; else as many as named, or SceneParse150's 150")
+    label_names: str | None = _setting(None, "file that names the classes: JSON, or a name a line")
+    reduce_labels: bool = _setting(True, "raw label 0 is 'other', and label k class k - 1; without, label k is class k")
+    ignore_index: int | None = _setting(None, "one more raw label to ignore; 255 if labels are not reduced")
+    binary_masks: bool = _setting(False, "any raw label above 0 is the object; takes --no-reduce-labels")
+    augmentation: str = _setting(
+        "jitter", "of training images: the guide's or the paper's", ("none", "jitter", "paper")
+    )
+    augment_on_device: bool = _setting(False, "jitter and normalise there; workers only decode and resize")
     drop_path_rate: float | None = _setting(None, "rate of dropped residual branches; else the checkpoint's")
     classifier_dropout: float | None = _setting(None, "dropout before the classifier; else the checkpoint's")
     learning_rate: float = _setting(6e-5, "peak learning rate of AdamW")
+    head_learning_rate_factor: float = _setting(1.0, "times as high a learning rate for the decoder")
     weight_decay: float = _setting(0.0, "weight decay of AdamW; norms and biases are spared")
-    lr_scheduler_type: str = _setting("linear", "shape of the schedule after warm-up", ("linear", "cosine", "constant"))
+    decay_biases: bool = _setting(False, "decay biases too; norms are still spared")
+    lr_scheduler_type: str = _setting(
+        "linear", "shape of the schedule after warm-up", ("linear", "poly", "cosine", "constant")
+    )
     warmup_steps: int = _setting(0, "steps of linear warm-up")
     num_train_epochs: float = _setting(50, "passes over the training rows")
     max_steps: int = _setting(-1, "steps to train for, if above 0, instead of --num-train-epochs")
@@ -85,18 +124,25 @@ class TrainConfig:
     logging_steps: int = _setting(1, "steps between log entries")
     eval_on_start: bool = _setting(False, "also evaluate before the first step")
     eval_resolution: str = _setting(
-        "processed", "size of the labels that are scored: as trained on, or the photo's own", ("processed", "original")
+        "processed",
+        "what is scored: labels resized with the photo; the photo's own labels; those, the photo's shape kept",
+        ("processed", "original", "keep-ratio"),
     )
+    eval_flip: bool = _setting(False, "score the mean of each photo and its mirror image")
+    eval_scales: str = _setting("1", "score the mean over these scales, such as 0.5,1,1.5; takes keep-ratio")
     load_best_model_at_end: bool = _setting(False, "leave the best evaluated checkpoint in the output folder")
     seed: int = _setting(42, "seed of order, augmentation, new weights and dropout")
     amp: str = _setting("auto", "mixed precision", ("auto", "bf16", "fp16", "off"))
     compile: bool = _setting(False, "compile the model with torch.compile")
     device: str | None = _setting(None, "device to run on; else CUDA, MPS or the CPU, the first there is")
+    deterministic: bool = _setting(False, "the same bits in every run on CUDA too, where that is slower")
     dataloader_num_workers: int = _setting(0, "processes that prepare batches")
     output_dir: str | None = _setting(None, "folder of the run; else runs/<recipe>-<n>")
     overwrite_output_dir: bool = _setting(False, "delete the run that the output folder holds")
     resume_from_checkpoint: str | None = _setting(None, "a checkpoint folder, or 'last' of the output folder")
     eval_only: bool = _setting(False, "evaluate the checkpoint and stop")
+    push_to_hub: bool = _setting(False, "upload the finished run to the Hub")
+    hub_model_id: str | None = _setting(None, "repository to upload to; else the name of the output folder")
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -111,6 +157,9 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 <= value < 2**63:
                 raise ValueError(f"{name} is {value}; it must be a number of at least 0, below 2**63")
+        self._check_evaluation()
+        if self.augment_on_device and self.augmentation == "paper":
+            raise ValueError("augment_on_device is for the jitter; the paper's crops are made where photos are decoded")
         if self.max_steps < 1 and self.num_train_epochs <= 0:
             raise ValueError(f"max_steps is {self.max_steps} and num_train_epochs {self.num_train_epochs}: no steps")
         if self.eval_only and self.checkpoint is None:
@@ -122,6 +171,28 @@ class TrainConfig:
                 f"load_best_model_at_end needs save_steps ({self.save_steps}) to be a multiple of "
                 f"eval_steps ({self.eval_steps}), or no saved step has a score"
             )
+
+    def _check_evaluation(self) -> None:
+        try:
+            scales = self.scales
+        except ValueError:
+            scales = ()
+        if not scales or not all(0.1 <= scale <= 4 for scale in scales):
+            raise ValueError(
+                f"eval_scales is {self.eval_scales!r}; it must be numbers of 0.1 to 4, with commas between"
+            )
+        if scales != (1.0,) and self.eval_resolution != "keep-ratio":
+            raise ValueError(f"eval_scales is {self.eval_scales!r}, which takes eval_resolution keep-ratio")
+        if self.eval_resolution == "keep-ratio" and self.per_device_eval_batch_size != 1:
+            raise ValueError(
+                f"per_device_eval_batch_size is {self.per_device_eval_batch_size}; photos that keep their shape "
+                "(eval_resolution keep-ratio) are scored one by one: set it to 1"
+            )
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The scales that ``eval_scales`` lists."""
+        return tuple(float(scale) for scale in self.eval_scales.split(","))
 
 
 _AT_LEAST_ONE = (
@@ -136,6 +207,7 @@ _AT_LEAST_ONE = (
 )
 _NOT_NEGATIVE = (
     "learning_rate",
+    "head_learning_rate_factor",
     "weight_decay",
     "warmup_steps",
     "max_grad_norm",
@@ -143,19 +215,23 @@ _NOT_NEGATIVE = (
     "seed",
     "dataloader_num_workers",
 )
+_HOW_IT_STARTS = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "eval_on_start"}
 # What a resumed run may do differently: where it runs, how precisely, and what it reports and keeps.
 _MAY_CHANGE = {
     "amp",
     "compile",
     "device",
+    "deterministic",
     "dataset",
     "dataloader_num_workers",
     "eval_on_start",
     "eval_only",
     "load_best_model_at_end",
     "logging_steps",
+    "hub_model_id",
     "output_dir",
     "overwrite_output_dir",
+    "push_to_hub",
     "per_device_eval_batch_size",
     "per_device_train_batch_size",  # these two as long as a step has as many rows
     "gradient_accumulation_steps",
@@ -182,13 +258,36 @@ RECIPES: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 8,
         "per_device_eval_batch_size": 16,
         "num_train_epochs": 14,
-        "color_jitter": False,
+        "augmentation": "none",
         "eval_steps": 200,
         "save_steps": 200,
         "logging_steps": 20,
     },
     # https://huggingface.co/docs/transformers/tasks/semantic_segmentation
     "guide": {},
+    # https://arxiv.org/abs/2105.15203, section 4.1. A batch has 16 images over all GPUs. Published for B0 on
+    # validation, at the photos' own size: mean IoU 0.374.
+    "paper": {
+        "split": "train",
+        "eval_split": "validation",
+        "augmentation": "paper",
+        "head_learning_rate_factor": 10.0,
+        "weight_decay": 0.01,
+        "decay_biases": True,
+        "lr_scheduler_type": "poly",
+        "warmup_steps": 1500,
+        "max_steps": 160_000,
+        "max_grad_norm": 0.0,
+        "drop_path_rate": 0.1,
+        "classifier_dropout": 0.1,
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 1,
+        "eval_resolution": "keep-ratio",
+        "eval_steps": 16_000,
+        "save_steps": 16_000,
+        "logging_steps": 50,
+        "dataloader_num_workers": 4,
+    },
 }
 
 
@@ -229,102 +328,102 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> TrainConfig:
 # -------------------------------------------------------------------------------------------------------------- data
 
 
-class Samples(Dataset[dict[str, Any]]):
-    """Rows of a dataset as tensors, asked for as (epoch, row); a jitter draws from exactly these two and the seed.
+Pairs = SceneParse150 | Subset[Any]
 
-    An item holds ``images`` (3, H, W) float32, ``labels`` (H, W) int64, and ``original_labels``, the class ids at the
-    photo's own size, if asked for. The place that is no row holds a photo without any label.
-    """
 
-    def __init__(
-        self,
-        dataset: SceneParse150 | Subset[Any],
-        processor: ImageProcessor,
-        jitter: ColorJitter | None = None,
-        seed: int = 0,
-        with_original_labels: bool = False,
-    ) -> None:
-        self.dataset = dataset
-        self.processor = processor
-        self.jitter = jitter
-        self.seed = seed
-        self.with_original_labels = with_original_labels
+def label_rule(config: TrainConfig) -> LabelRule:
+    """What the raw values of the label maps mean."""
+    ignored = config.ignore_index
+    if ignored is None and not (config.reduce_labels or config.binary_masks):
+        ignored = IGNORE_INDEX
+    return LabelRule(len(id2label(config)), config.reduce_labels, ignored, config.binary_masks)
 
-    def __len__(self) -> int:
-        return len(self.dataset)
 
-    def __getitem__(self, place: Place) -> dict[str, Any]:
-        epoch, row = place
-        if row == NO_ROW:
-            sample = self[epoch, 0]
-            return {**sample, "labels": torch.full_like(sample["labels"], IGNORE_INDEX)}
-        image, label_map = self.dataset[row]
-        if label_map is None:
-            raise ValueError(f"row {self.name(row)} has no annotation; train and evaluate on an annotated split")
-        if self.jitter is not None:
-            image = self.jitter(image, sample_generator(self.seed, epoch, row))
-        images, labels = self.processor(image, label_map)
-        sample = {"images": images, "labels": labels}
-        if self.with_original_labels:
-            sample["original_labels"] = replace(self.processor, do_resize=False).labels_to_tensor(label_map)
-        return sample
+def id2label(config: TrainConfig) -> dict[int, str]:
+    """The names of the classes."""
+    if config.label_names is not None:
+        names = read_label_names(Path(config.label_names))
+    elif config.binary_masks:
+        names = ["background", "object"]
+    elif config.num_labels in (None, len(ID2LABEL)):
+        return ID2LABEL
+    else:
+        names = [f"LABEL_{k}" for k in range(config.num_labels)]
+    if config.num_labels not in (None, len(names)):
+        raise ValueError(f"num_labels is {config.num_labels}, but there are names for {len(names)} classes")
+    return dict(enumerate(names))
 
-    def name(self, row: int) -> str:
-        """The file name of a row's photo."""
-        if isinstance(self.dataset, Subset):
-            return typing.cast(SceneParse150, self.dataset.dataset).name(self.dataset.indices[row])
-        return self.dataset.name(row)
+
+def training_samples(config: TrainConfig, rows: Pairs, processor: ImageProcessor) -> Samples:
+    """Rows to train on, augmented as the settings say."""
+    if config.augmentation == "paper":
+        ignored = (0, IGNORE_INDEX) if config.reduce_labels else (IGNORE_INDEX,)
+        crop = PaperAugmentation(processor.size, ignored=ignored)
+        return Samples(rows, PaperCrop(replace(processor, do_resize=False), crop, config.seed))
+    if config.augment_on_device:
+        return Samples(rows, Unprocessed(processor.size))
+    return Samples(rows, Resized(processor, ColorJitter() if config.augmentation == "jitter" else None, config.seed))
+
+
+def evaluation_samples(config: TrainConfig, rows: Pairs, processor: ImageProcessor) -> Samples:
+    """Rows to score, as they are."""
+    as_it_is = replace(processor, do_resize=False)
+    if config.eval_resolution == "keep-ratio":
+        return Samples(rows, KeepRatio(as_it_is, config.scales))
+    return Samples(
+        rows, OriginalLabels(processor, as_it_is) if config.eval_resolution == "original" else Resized(processor)
+    )
 
 
 def build_samples(config: TrainConfig, processor: ImageProcessor) -> tuple[Samples, Samples]:
-    """The training rows, jittered, and the rows to evaluate on, as they are."""
-    rows = SceneParse150(config.dataset, config.split)
-    train_rows: SceneParse150 | Subset[Any]
-    eval_rows: SceneParse150 | Subset[Any]
-    if config.eval_split is None:
-        train_rows, eval_rows = train_test_split(rows, config.test_size, config.seed)
+    """The rows to train on and the rows to evaluate on; one and the same rows if there is nothing to train."""
+    rule = label_rule(config)
+    if config.eval_split is not None:
+        eval_rows: Pairs = SceneParse150(config.dataset, config.eval_split, rule)
+        train_rows: Pairs = eval_rows if config.eval_only else SceneParse150(config.dataset, config.split, rule)
     else:
-        train_rows, eval_rows = rows, SceneParse150(config.dataset, config.eval_split)
-    jitter = ColorJitter() if config.color_jitter else None
-    original = config.eval_resolution == "original"
-    return (
-        Samples(train_rows, processor, jitter, config.seed),
-        Samples(eval_rows, processor, with_original_labels=original),
-    )
+        rows = SceneParse150(config.dataset, config.split, rule)
+        train_rows, eval_rows = train_test_split(rows, config.test_size, config.seed)
+    return training_samples(config, train_rows, processor), evaluation_samples(config, eval_rows, processor)
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack samples into a batch; label maps of the photos' own sizes stay a list."""
-    batch: dict[str, Any] = {name: torch.stack([s[name] for s in samples]) for name in ("images", "labels")}
-    if "original_labels" in samples[0]:
-        batch["original_labels"] = [sample["original_labels"] for sample in samples]
-    return batch
+def build_device_augmentation(
+    config: TrainConfig, processor: ImageProcessor
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What is still to be done to a batch once it is on the device."""
+    if not config.augment_on_device:
+        return lambda batch: batch
+    levels_to_one = processor.rescale_factor if processor.do_rescale else 1.0
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    jitter = ColorJitter() if config.augmentation == "jitter" else None
+    augment = AugmentOnDevice(jitter, config.seed, levels_to_one, mean, std, processor.do_reduce_labels)
+
+    def finish(batch: dict[str, Any]) -> dict[str, Any]:
+        images, labels = augment(batch["images"], batch["labels"], batch["place"])
+        return {"images": images, "labels": labels}
+
+    return finish
 
 
-def build_loader(samples: Samples, places: Any, config: TrainConfig, device: torch.device) -> DataLoader[Any]:
-    """Batches of the places that ``places`` lists, prepared ahead by workers if there are any."""
-    return DataLoader(
-        samples,
-        batch_sampler=places,
-        collate_fn=collate,
-        num_workers=config.dataloader_num_workers,
-        pin_memory=device.type == "cuda",
-    )
+def build_loader(samples: Samples, places: Iterable[list[Place]], config: TrainConfig, device: torch.device) -> Loader:
+    """The batches of these places, ready for the device."""
+    return Loader(samples, places, config.dataloader_num_workers, pin_memory=device.type == "cuda")
 
 
 # ------------------------------------------------------------------------------------------------------------- model
 
 
 def build_model(config: TrainConfig, source: str | None) -> tuple[Segformer, ImageProcessor]:
-    """The model to train and its processor, from ``source`` or anew, with the 150 classes of SceneParse150."""
+    """The model to train and its processor, from ``source`` or anew, with the classes of the data."""
     rates = {"drop_path_rate": config.drop_path_rate, "classifier_dropout_prob": config.classifier_dropout}
     changes: dict[str, Any] = {name: rate for name, rate in rates.items() if rate is not None}
+    names = id2label(config)
     torch.manual_seed(config.seed)
     if source is None:
         processor = ImageProcessor()
-        model = Segformer(VARIANTS[config.variant or "b0"](id2label=ID2LABEL, **changes))
+        model = Segformer(VARIANTS[config.variant or "b0"](id2label=names, **changes))
     else:
-        model = Segformer.from_pretrained(source, id2label=ID2LABEL, config_changes=changes)
+        model = Segformer.from_pretrained(source, id2label=names, config_changes=changes)
         held = variant_of(model.config)
         if config.variant not in (None, held):
             raise ValueError(
@@ -333,7 +432,7 @@ def build_model(config: TrainConfig, source: str | None) -> tuple[Segformer, Ima
             )
         processor = processor_of(source)
     size = processor.size if config.image_size is None else (config.image_size, config.image_size)
-    return model, replace(processor, size=size, do_reduce_labels=True)
+    return model, replace(processor, size=size, do_reduce_labels=config.reduce_labels)
 
 
 def check_image_size(size: tuple[int, int], config: SegformerConfig) -> None:
@@ -346,22 +445,38 @@ def check_image_size(size: tuple[int, int], config: SegformerConfig) -> None:
                 raise ValueError(f"image_size is {side}; a map of {left} pixels is too small for sr_ratio {sr_ratio}")
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW that decays weights but neither norms nor biases, as Trainer does."""
-    decayed = [weight for weight in model.parameters() if weight.ndim > 1]
-    spared = [weight for weight in model.parameters() if weight.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
+def build_optimizer(model: Segformer, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW that spares norms, and biases unless told otherwise, from decay, and may learn faster in the decoder."""
+    norms = {
+        weight
+        for module in model.modules()
+        if isinstance(module, nn.LayerNorm | nn.BatchNorm2d)
+        for weight in module.parameters()
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        decays = weight not in norms and (weight.ndim > 1 or config.decay_biases)
+        factor = config.head_learning_rate_factor if name.startswith("decoder.") else 1.0
+        groups.setdefault((config.weight_decay if decays else 0.0, factor), []).append(weight)
+    settings = [{"params": p, "weight_decay": decay, "lr_factor": factor} for (decay, factor), p in groups.items()]
+    return torch.optim.AdamW(settings, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+_WARMUP_START = 1e-6  # the share of the rate at which the paper's warm-up begins
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """The rate of a step, counted from 1: linear warm-up, then down to 0 along a line or half a cosine."""
-    done = step - 1
-    if done < config.warmup_steps:
-        return config.learning_rate * (done / config.warmup_steps)
-    if config.lr_scheduler_type == "constant":
-        return config.learning_rate
-    left = (total_steps - done) / max(1, total_steps - config.warmup_steps)
+    """The rate of a step, counted from 1: linear warm-up, then down to 0 along a line or half a cosine.
+
+    "poly" is the paper's: along a line from the first step on, which the warm-up multiplies.
+    """
+    done, warmup = step - 1, config.warmup_steps
+    warmed = done / warmup if done < warmup else 1.0
+    if config.lr_scheduler_type == "poly":
+        return config.learning_rate * (1 - done / total_steps) * (warmed + (1 - warmed) * _WARMUP_START)
+    if warmed < 1 or config.lr_scheduler_type == "constant":
+        return config.learning_rate * warmed
+    left = (total_steps - done) / max(1, total_steps - warmup)
     if config.lr_scheduler_type == "cosine":
         left = 0.5 * (1.0 - math.cos(math.pi * left))
     return config.learning_rate * left
@@ -415,11 +530,12 @@ def train_step(
     # Ranks average their gradients, once, in the last backward pass; the loss is a sum over them.
     averaged = model if isinstance(model, DistributedDataParallel) else None
     num_ranks = averaged.process_group.size() if averaged else 1
+    compiled = config.compile and images.is_cuda  # on CPUs the loss is faster as it is
     for part, (some_images, some_labels) in enumerate(parts, start=1):
         with averaged.no_sync() if averaged and part < len(parts) else nullcontext():
             with autocast(config, images.device):
                 logits = model(some_images)
-            share = fullres.cross_entropy(logits, some_labels, IGNORE_INDEX, reduction="sum") / valid_pixels
+            share = fullres.cross_entropy(logits, some_labels, IGNORE_INDEX, "sum", compiled) / valid_pixels
             scaler.scale(share * num_ranks).backward()  # type: ignore[no-untyped-call]
         loss += share.detach()
     sum_over_ranks(loss)
@@ -432,8 +548,13 @@ def train_step(
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The batch on the device; copies from pinned memory overlap with computation."""
-    move = {name: batch[name].to(device, non_blocking=True) for name in ("images", "labels")}
-    return {**batch, **move}
+
+    def move(values: Any) -> Any:
+        if isinstance(values, Tensor):
+            return values.to(device, non_blocking=True)
+        return [move(value) for value in values] if isinstance(values, list) else values
+
+    return {name: move(values) for name, values in batch.items()}
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation
@@ -441,12 +562,18 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 @torch.inference_mode()
 def evaluate(
-    model: Segformer, samples: Samples, config: TrainConfig, device: torch.device, ranks: Ranks = ALONE
+    model: Segformer,
+    samples: Samples,
+    config: TrainConfig,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Loss and scores over all rows, one batch at a time, under the keys of Trainer's log.
 
-    ``eval_loss`` is the mean over all valid pixels. Only the confusion matrix keeps what has been seen, and it does not
-    grow. Each rank takes its share of the rows, and all have the scores of all of them.
+    ``eval_loss`` is the mean over all valid pixels, of the photo as it is where several views of it are scored. Only
+    the confusion matrix keeps what has been seen, and it does not grow. Each rank takes its share of the rows, and all
+    have the scores of all of them. Asked to ``stop``, it returns nothing.
     """
     places = [(0, row) for row in range(ranks.rank, len(samples), ranks.count)]
     size = config.per_device_eval_batch_size
@@ -458,17 +585,15 @@ def evaluate(
     model.eval()
     loader = build_loader(samples, batches, config, device)
     for prepared in tqdm(loader, desc="evaluating", leave=False, disable=None if ranks.is_writer else True):
+        if stop and stop.signal and ranks.count == 1:
+            return {}
         batch = to_device(prepared, device)
-        images, labels = batch["images"], batch["labels"]
         with autocast(config, device):
-            logits = model(images)
-        total_loss += fullres.cross_entropy(logits, labels, IGNORE_INDEX, reduction="sum")
-        valid_pixels += (labels != IGNORE_INDEX).sum()
-        if "original_labels" in batch:
-            for one, label_map in zip(logits, batch["original_labels"], strict=True):
-                matrix.update(fullres.argmax(one[None], label_map.shape)[0], label_map)
-        else:
-            matrix.update(fullres.argmax(logits, labels.shape[-2:]), labels)
+            views = look(model, batch["views"][0] if "views" in batch else [batch["images"]], config.eval_flip)
+        for logits, labels in scored_parts(views, batch):
+            total_loss += fullres.cross_entropy(logits[0], labels, IGNORE_INDEX, reduction="sum")
+            valid_pixels += (labels != IGNORE_INDEX).sum()
+            matrix.update(fullres.argmax_of_mean(logits, labels.shape[-2:]), labels)
     matrix.all_reduce()
     total_loss, valid_pixels = sum_over_ranks(total_loss), sum_over_ranks(valid_pixels)
     scores = matrix.scores()
@@ -480,79 +605,61 @@ def evaluate(
         "eval_overall_accuracy": scores.overall_accuracy,
         "eval_per_category_iou": scores.per_category_iou.tolist(),
         "eval_per_category_accuracy": scores.per_category_accuracy.tolist(),
+        "eval_per_category_share": (matrix.counts.sum(1) / matrix.counts.sum()).tolist(),
         "eval_runtime": seconds,
         "eval_samples_per_second": len(samples) / seconds,
     }
 
 
-def class_table(results: dict[str, Any]) -> str:
+def look(model: nn.Module, views: list[Tensor], flip: bool) -> list[Tensor]:
+    """The logits of every view, (B, K, h, w) each, and of its mirror image, turned back."""
+    views = [view if view.ndim == 4 else view[None] for view in views]
+    logits = [model(view) for view in views]
+    return logits + [model(view.flip(-1)).flip(-1) for view in views] if flip else logits
+
+
+def scored_parts(views: list[Tensor], batch: dict[str, Any]) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """What is scored at once, logits of all views and labels (B, H, W): the batch, or each photo at its own size."""
+    if "original_labels" not in batch:
+        yield views, batch["labels"]
+        return
+    for number, labels in enumerate(batch["original_labels"]):
+        yield [logits[number : number + 1] for logits in views], labels[None]
+
+
+def class_table(results: dict[str, Any], names: Mapping[int, str]) -> str:
     """IoU and accuracy of every class that was there to score, best first, as aligned lines."""
     ious, accuracies = results["eval_per_category_iou"], results["eval_per_category_accuracy"]
     scored = sorted((k for k in range(len(ious)) if not math.isnan(ious[k])), key=lambda k: -ious[k])
     lines = [f"{'class':<24}{'IoU':>8}{'accuracy':>10}"]
-    return "\n".join(lines + [f"{CLASS_NAMES[k]:<24}{ious[k]:>8.3f}{accuracies[k]:>10.3f}" for k in scored])
-
-
-@torch.inference_mode()
-def sample_sheet(model: Segformer, samples: Samples, device: torch.device, count: int = 4) -> Image.Image:
-    """Photo, truth and prediction of the first rows, side by side."""
-    colours = palette(model.config.num_labels)
-    model.eval()
-    rows = []
-    for row in range(min(count, len(samples))):
-        sample = samples[0, row]
-        truth, size = sample["labels"].numpy(), samples.processor.size
-        prediction = fullres.argmax(model(sample["images"][None].to(device)), size)[0].cpu().numpy()
-        photo = samples.dataset[row][0].resize(size[::-1])
-        rows.append([photo, label_map_picture(truth, colours), overlay(photo, prediction, colours, 0.6)])
-    return contact_sheet(rows, ["photo", "truth", "prediction"])
+    return "\n".join(lines + [f"{names[k].strip():<24}{ious[k]:>8.3f}{accuracies[k]:>10.3f}" for k in scored])
 
 
 # ------------------------------------------------------------------------------------------------------------ saving
 
 
-def claim_output_dir(config: TrainConfig) -> Path:
-    """The output folder of these settings, made ready: as it is for a resumed run, empty for a new one."""
-    if config.resume_from_checkpoint not in (None, "last") and config.output_dir is None:
-        return Path(config.resume_from_checkpoint).parent
-    if config.output_dir is None:
-        return new_run_folder(config.recipe)
-    folder = Path(config.output_dir)
-    if config.resume_from_checkpoint is None:
-        make_output_dir(folder, config.overwrite_output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def find_resumed(config: TrainConfig) -> Path | None:
-    """The checkpoint to go on from, or None to start at the beginning; refuses to lose what the output folder holds."""
-    if config.resume_from_checkpoint is None:
-        if config.output_dir is not None:
-            check_output_dir(Path(config.output_dir), config.overwrite_output_dir)
-        return None
-    if config.resume_from_checkpoint != "last":
-        checkpoint = Path(config.resume_from_checkpoint)
-        if config.output_dir is not None and Path(config.output_dir).resolve() != checkpoint.resolve().parent:
-            check_output_dir(Path(config.output_dir), overwrite=False)
-        return checkpoint
-    if config.output_dir is None:
-        raise ValueError("resume_from_checkpoint is 'last' but there is no output_dir to look in")
-    output_dir = Path(config.output_dir)
-    found = list(find_checkpoints(output_dir).values())
-    if not found:
-        if (output_dir / WEIGHTS_NAME).exists():
-            raise ValueError(f"{output_dir} holds a model but no checkpoint to go on from; name another --output-dir")
-        logger.warning("no checkpoint in %s: starting at step 0", output_dir)
-        return None
-    return found[-1]
-
-
 def check_resumable(config: TrainConfig, saved: dict[str, Any]) -> None:
-    """Refuse to go on with settings that would make another run of it, naming both values."""
+    """Refuse to go on with settings that would make another run of it, naming both values; log what else changes."""
     now = asdict(config)
     for name, value in saved.items():
-        if name in now and name not in _MAY_CHANGE and now[name] != value:
-            raise ValueError(f"the checkpoint was trained with {name} {value!r}, this run asks for {now[name]!r}")
+        if name not in now or now[name] == value:
+            continue
+        if name not in _MAY_CHANGE:
+            raise ValueError(
+                f"the checkpoint was trained with {name} {value!r}, this run asks for {now[name]!r}; go on with the "
+                "former, or start a run of its own in another --output-dir"
+            )
+        if name not in _HOW_IT_STARTS:
+            logger.info("%s is now %r, it was %r", name, now[name], value)
+
+
+def check_same_rows(config: TrainConfig, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with other data: its folder may have moved, its rows may not have changed."""
+    if saved["rows"] != now:
+        raise ValueError(
+            f"the checkpoint was trained on {saved['rows']['count']} rows of {saved['config']['dataset']!r}, from "
+            f"{saved['rows']['first']}; this run has {now['count']} of {config.dataset!r}, from {now['first']}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- the loop
@@ -560,9 +667,10 @@ def check_resumable(config: TrainConfig, saved: dict[str, Any]) -> None:
 
 @dataclass
 class Progress:
-    """Where a run is, and the best evaluated step that was also saved."""
+    """Where a run is, the last step that was evaluated, and the best evaluated step that was also saved."""
 
     step: int = 0
+    evaluated_step: int | None = None
     best_step: int | None = None
     best_mean_iou: float = -1.0
 
@@ -570,37 +678,57 @@ class Progress:
 class Run:
     """One training run: its parts, built from the settings, and the loop over its steps."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, stop: StopRequest | None = None) -> None:
         self.config = config
+        self.stop = stop or StopRequest()
+        if config.deterministic:
+            compute_deterministically()
         self.ranks, self.device = join_ranks(choose_device(config.device))
         dtype = amp_dtype(config.amp, self.device)
-        resumed = find_resumed(config)
+        resumed = find_resumed(config.output_dir, config.resume_from_checkpoint, config.overwrite_output_dir)
         source = str(resumed) if resumed else config.checkpoint
         if not self.ranks.is_writer:
             self.ranks.wait()  # the writer goes first, in case something has to be fetched or drawn
+        if resumed:
+            check_resumable(config, read_training_state(resumed)["config"])
         self.model, self.processor = build_model(config, source)
         self.train_samples, self.eval_samples = build_samples(config, self.processor)
         if self.ranks.is_writer:
             self.ranks.wait()
         check_image_size(self.processor.size, self.model.config)
         self.model.to(self.device)
+        self.augment = build_device_augmentation(config, self.processor)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.progress = Progress()
+        self.unread: list[StepResult] = []  # of the steps since the last entry of the log
         if resumed:
             self._resume(resumed)
+        if config.push_to_hub and self.ranks.is_writer:
+            check_login()
         if config.compile:
             self.model.compile()
         self.trained = distribute(self.model, self.ranks, self.device)
         # Only now, when nothing is left that could refuse to start, is the output folder touched.
-        self.output_dir = self.ranks.share(claim_output_dir(config) if self.ranks.is_writer else None)
+        self.output_dir = self.ranks.share(self._claim_output_dir(resumed) if self.ranks.is_writer else None)
         self.log = Log(self.output_dir, self.progress.step) if self.ranks.is_writer else None
         self.results: dict[str, Any] = {}
-        self.evaluated_step: int | None = None
+
+    def _claim_output_dir(self, resumed: Path | None) -> Path:
+        config = self.config
+        if resumed is None:
+            return make_output_dir(config.output_dir, config.recipe, config.overwrite_output_dir)
+        folder = Path(config.output_dir) if config.output_dir else resumed.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        set_aside_later(folder, self.progress.step)
+        return folder
 
     def _resume(self, checkpoint: Path) -> None:
         state = read_training_state(checkpoint)
-        check_resumable(self.config, state["config"])
+        if self.model.load_report.mismatched or self.model.load_report.missing:
+            raise ValueError(f"{checkpoint} has other classes than the {self.model.config.num_labels} asked for")
+        check_same_rows(self.config, state, self.rows)
         if state["rows_per_step"] != self.rows_per_step:
             raise ValueError(
                 f"the checkpoint was trained with {state['rows_per_step']} rows a step over all ranks and passes, this "
@@ -613,9 +741,16 @@ class Run:
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
+        self.unread = [StepResult(torch.tensor(loss), torch.tensor(norm)) for loss, norm in state["unread"]]
         if self.progress.best_step not in find_checkpoints(checkpoint.parent):
             self.progress.best_step, self.progress.best_mean_iou = None, -1.0
         logger.info("resuming from %s", checkpoint)
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """What tells the training rows from others."""
+        count = len(self.train_samples)
+        return {"count": count, "first": self.train_samples.name(0), "last": self.train_samples.name(count - 1)}
 
     @property
     def rows_per_step(self) -> int:
@@ -637,32 +772,57 @@ class Run:
         """Every step to the end, with its logging, evaluations and checkpoints."""
         config, total = self.config, self.total_steps
         sampler = self.sampler(self.progress.step + 1, total)
-        if config.eval_on_start and self.progress.step == 0:
-            self.evaluate()
+        self.begin()
         hidden = None if self.ranks.is_writer else True
         bar = tqdm(total=total, initial=self.progress.step, desc="training", unit="step", disable=hidden)
-        started, first_step = time.perf_counter(), self.progress.step
-        unread: list[StepResult] = []
-        for prepared in build_loader(self.train_samples, sampler, config, self.device):
+        loader = build_loader(self.train_samples, sampler, config, self.device)
+        clock = Clock(loader, self.progress.step)
+        for prepared in loader:
             step = self.progress.step = self.progress.step + 1
+            rate = learning_rate(step, total, config)
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(step, total, config)
+                group["lr"] = rate * group["lr_factor"]
             torch.manual_seed(mix(config.seed, step, self.ranks.rank))
             self.model.train()
-            batch = to_device(prepared, self.device)
-            unread.append(train_step(self.trained, self.optimizer, self.scaler, batch, config))
+            batch = self.augment(to_device(prepared, self.device))
+            self.unread.append(train_step(self.trained, self.optimizer, self.scaler, batch, config))
             bar.update()
             saving = step % config.save_steps == 0 or step == total
             if step % config.logging_steps == 0 or saving:
-                self.log_steps(unread, bar)
-                unread = []
-            if step % config.eval_steps == 0 or step == total:
+                self.log_steps(rate, clock, bar)
+            stopping = self.is_asked_to_stop(step)
+            if not stopping and (step % config.eval_steps == 0 or step == total):
                 self.evaluate()
-            if saving:
+                stopping = self.is_asked_to_stop(step)
+            if saving or stopping:
                 self.save()
+            if stopping and step < total:
+                bar.close()
+                raise Interrupted(*self.how_to_go_on())
         bar.close()
-        if self.log and self.progress.step > first_step:
-            self.log.add(self.progress.step, self.epoch, self.speed(time.perf_counter() - started, first_step))
+        if self.log and self.progress.step > clock.first_step:
+            self.log.add(self.progress.step, self.epoch, self.speed(clock))
+
+    def begin(self) -> None:
+        """What comes before the first step: a description, and an evaluation that is asked for or was cut off."""
+        if self.log:
+            self.describe()
+        step = self.progress.step
+        cut_off = step > 0 and step % self.config.eval_steps == 0 and self.progress.evaluated_step != step
+        if cut_off or (step == 0 and self.config.eval_on_start):
+            self.evaluate()
+
+    def is_asked_to_stop(self, step: int) -> bool:
+        """Whether a signal came, to any rank; several ranks agree on it where they wait for each other anyway."""
+        if self.ranks.count == 1:
+            return self.stop.signal is not None
+        return step % self.config.logging_steps == 0 and self.ranks.any(self.stop.signal is not None, self.device)
+
+    def how_to_go_on(self) -> tuple[str, int]:
+        """What to say of a run that was stopped, and the signal that stopped it."""
+        number = self.stop.signal or signal.SIGTERM
+        again = f"--resume-from-checkpoint last --output-dir {self.output_dir} and the same settings"
+        return f"stopped by {signal.Signals(number).name} after step {self.progress.step}; go on with {again}", number
 
     def sampler(self, first_step: int, last_step: int) -> StepSampler:
         """The places of this rank in some of the steps."""
@@ -670,23 +830,30 @@ class Run:
         ranks = self.ranks
         return StepSampler(num_rows, self.rows_per_step, seed, first_step, last_step, ranks.rank, ranks.count)
 
-    def speed(self, seconds: float, first_step: int) -> dict[str, float]:
-        """What the whole loop took, evaluations and checkpoints included, under Trainer's keys."""
-        steps = range(first_step, self.progress.step)
+    def speed(self, clock: Clock) -> dict[str, float]:
+        """What the whole loop took, evaluations and checkpoints included, under Trainer's keys and some of our own."""
+        steps = range(clock.first_step, self.progress.step)
         left = (len(self.train_samples) - step % self.steps_per_epoch * self.rows_per_step for step in steps)
+        seconds = clock.seconds
         images_per_second = sum(min(self.rows_per_step, rows) for rows in left) / seconds
         return {
             "train_runtime": seconds,
             "train_samples_per_second": images_per_second,
             "train_samples_per_second_per_device": images_per_second / self.ranks.count,
             "train_steps_per_second": len(steps) / seconds,
+            "data_wait_share": clock.wait_share,
+            "peak_memory_mib": peak_memory_mib(self.device),
         }
 
-    def log_steps(self, results: list[StepResult], bar: Any) -> None:
+    def read_steps(self) -> list[tuple[float, float]]:
+        """Loss and gradient norm of every step since the last entry; reading them waits for the device."""
+        return [(float(result.loss), float(result.grad_norm)) for result in self.unread]
+
+    def log_steps(self, rate: float, clock: Clock, bar: Any) -> None:
         """Read the losses since the last entry, stop at one that is not finite, and log their mean."""
         step = self.progress.step
-        losses, norms = [float(result.loss) for result in results], [float(result.grad_norm) for result in results]
-        rate = self.optimizer.param_groups[0]["lr"]
+        losses, norms = zip(*self.read_steps(), strict=True)
+        self.unread = []
         for each, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=step - len(losses) + 1):
             # With a scaler a gradient may overflow: it skips that step and lowers its scale.
             if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
@@ -696,7 +863,10 @@ class Run:
             self.log.add(step, self.epoch, {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate})
         images_per_second = (bar.format_dict["rate"] or 0.0) * self.rows_per_step
         mean_iou = self.results.get("eval_mean_iou", math.nan)
-        bar.set_postfix_str(f"loss {loss:.3f}, mean IoU {mean_iou:.3f}, {images_per_second:.1f} images/s")
+        bar.set_postfix_str(
+            f"loss {loss:.3f}, mean IoU {mean_iou:.3f}, {images_per_second:.1f} images/s, "
+            f"{clock.wait_share:.0%} waiting for data, {peak_memory_mib(self.device):.0f} MiB"
+        )
 
     def _explain_non_finite(self, step: int, loss: float, norm: float) -> str:
         rate = learning_rate(step, self.total_steps, self.config)
@@ -711,33 +881,37 @@ class Run:
         return self.progress.step / self.steps_per_epoch
 
     def evaluate(self, log: bool = True) -> None:
-        """Score the model as it is now and say so; log it, unless its step was logged before."""
+        """Score the model as it is now, say so and show it; log it, unless its step was logged before."""
         take_writers_buffers(self.model, self.ranks)
-        self.results = evaluate(self.model, self.eval_samples, self.config, self.device, self.ranks)
-        self.evaluated_step = self.progress.step
+        results = evaluate(self.model, self.eval_samples, self.config, self.device, self.ranks, self.stop)
+        if not results:  # asked to stop before it had seen all
+            return
+        self.results, self.progress.evaluated_step = results, self.progress.step
         if not self.log:
             return
         if log:
-            self.log.add(self.progress.step, self.epoch, self.results)
+            self.log.add(self.progress.step, self.epoch, results)
         tqdm.write(
-            f"step {self.progress.step:>6}  eval loss {self.results['eval_loss']:.4f}  "
-            f"mean IoU {self.results['eval_mean_iou']:.4f}  "
-            f"pixel accuracy {self.results['eval_overall_accuracy']:.4f}  "
-            f"{self.results['eval_samples_per_second']:.1f} images/s"
+            f"step {self.progress.step:>6}  eval loss {results['eval_loss']:.4f}  "
+            f"mean IoU {results['eval_mean_iou']:.4f}  pixel accuracy {results['eval_overall_accuracy']:.4f}  "
+            f"{results['eval_samples_per_second']:.1f} images/s"
         )
+        self.show()
 
     def save(self) -> None:
         """Write a checkpoint of this step and let old ones go."""
         step, score = self.progress.step, self.results.get("eval_mean_iou", math.nan)
-        if self.evaluated_step == step and score > self.progress.best_mean_iou:
+        if self.progress.evaluated_step == step and score > self.progress.best_mean_iou:
             self.progress.best_step, self.progress.best_mean_iou = step, score
         if not self.ranks.is_writer:
             return
         self.require_finite_weights()
         state = {
             "rows_per_step": self.rows_per_step,
+            "rows": self.rows,
             "config": asdict(self.config),
             "progress": asdict(self.progress),
+            "unread": self.read_steps(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
@@ -769,31 +943,82 @@ class Run:
             self.evaluate(log=False)
             if self.ranks.is_writer:
                 self.save_model_files(self.output_dir)
-        elif self.evaluated_step is None:  # resumed at the end
+        elif not self.results:  # resumed at the end
             self.evaluate(log=False)
         if self.ranks.is_writer:
             self.write_results()
             parameters = sum(weight.numel() for weight in self.model.parameters())
             write_card(self.output_dir, self.model.config.num_labels, parameters, self.results, asdict(self.config))
+            if self.config.push_to_hub:
+                print(f"published as {upload_folder(self.output_dir, self.config.hub_model_id)}")
+        self.ranks.wait()  # all leave together
 
     def write_results(self) -> None:
-        """eval_results.json and samples.png, and the table of classes on the terminal."""
+        """eval_results.json, samples.png and report.html, and the table of classes on the terminal."""
         text = json.dumps(without_nan({"step": self.progress.step, **self.results}), indent=2)
         (self.output_dir / "eval_results.json").write_text(text + "\n", encoding="utf-8")
-        sample_sheet(self.model, self.eval_samples, self.device).save(self.output_dir / "samples.png")
-        print(class_table(self.results))
-        print(f"mean IoU {self.results['eval_mean_iou']:.4f} in {self.output_dir}")
+        self.show()
+        print(class_table(self.results, self.model.config.id2label))
+        print(f"mean IoU {self.results['eval_mean_iou']:.4f} in {self.output_dir}, see {REPORT_NAME} there")
+
+    def describe(self) -> None:
+        """Keep what the report says of the run as a whole."""
+        RunDescription(
+            settings=asdict(self.config),
+            class_names=[name.strip() for name in self.model.config.id2label.values()],
+            model=f"SegFormer-{(variant_of(self.model.config) or 'custom').upper()}",
+            parameters=sum(weight.numel() for weight in self.model.parameters()),
+            train_images=len(self.train_samples),
+            eval_images=len(self.eval_samples),
+            image_size=list(self.processor.size),
+            total_steps=self.total_steps,
+        ).save(self.output_dir)
+
+    def show(self) -> None:
+        """Add what the model makes of a few samples to samples.png and to the report."""
+        samples = predict_samples(self.model, self.eval_samples, self.config, self.device)
+        colours = palette(self.model.config.num_labels)
+        photos, truths, predictions = (list(column) for column in zip(*samples, strict=True))
+        rows = [[p, label_map_picture(t, colours), overlay(p, made, colours, 0.6)] for p, t, made in samples]
+        contact_sheet(rows, ["photo", "truth", "prediction"]).save(self.output_dir / "samples.png")
+        names = [self.eval_samples.name(row) for row in range(len(samples))]
+        save_samples(self.output_dir, names, photos, truths, colours)
+        save_predictions(self.output_dir, self.progress.step, predictions, colours)
+        build_report(self.output_dir)
+
+
+@torch.inference_mode()
+def predict_samples(
+    model: Segformer, samples: Samples, config: TrainConfig, device: torch.device, count: int = 4
+) -> list[tuple[Image.Image, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Photo, truth and prediction of the first rows, at the size that is scored."""
+    model.eval()
+    shown = []
+    for row in range(min(count, len(samples))):
+        batch = to_device(collate([samples[0, row]]), device)
+        views = look(model, batch["views"][0] if "views" in batch else [batch["images"]], config.eval_flip)
+        logits, labels = next(scored_parts(views, batch))
+        prediction = fullres.argmax_of_mean(logits, labels.shape[-2:])
+        truth, made = (each[0].to("cpu", torch.uint8).numpy() for each in (labels, prediction))
+        shown.append((samples.pair(row)[0].resize(truth.shape[::-1]), truth, made))
+    return shown
 
 
 def train(config: TrainConfig) -> Path:
-    """Train, and return the output folder, which is a model; or only evaluate, and return where the scores are."""
-    run = Run(config)
-    if config.eval_only:
-        run.evaluate()
-        if run.ranks.is_writer:
-            run.write_results()
-        return run.output_dir
-    run.train()
+    """Train, and return the output folder, which is a model; or only evaluate, and return where the scores are.
+
+    Raises Interrupted, with the run saved, where SIGTERM or Ctrl-C asked it to stop.
+    """
+    with StopRequest() as stop:
+        run = Run(config, stop)
+        if config.eval_only:
+            if run.log:
+                run.describe()
+            run.evaluate()
+            if run.ranks.is_writer:
+                run.write_results()
+            return run.output_dir
+        run.train()
     run.finish()
     return run.output_dir
 
@@ -809,6 +1034,9 @@ def main() -> int:
         from_worker = "Original Traceback" in str(error)  # then the last line is what went wrong
         print(f"error: {lines[-1] if from_worker else ' '.join(lines)}", file=sys.stderr)
         return 1
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         print("interrupted; go on with --resume-from-checkpoint and the same --output-dir", file=sys.stderr)
         return 130

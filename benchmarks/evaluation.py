@@ -20,9 +20,10 @@ import torch
 
 from benchmarks import measure, peers
 from data import SceneParse150
+from data.batches import Resized, Samples
 from data.classes import ID2LABEL
 from segformer import VARIANTS, ImageProcessor, Segformer
-from train import Samples, configure, evaluate
+from train import configure, evaluate
 
 _COLUMNS = ["images", "size", "seconds", "peer_seconds", "ratio", "peak_memory_mib", "peer_peak_memory_mib"]
 
@@ -32,7 +33,7 @@ class Prepared(Samples):
 
     def __init__(self, count: int, size: int) -> None:
         scenes = SceneParse150("toy", "validation")
-        super().__init__(scenes, ImageProcessor(size=(size, size)))
+        super().__init__(scenes, Resized(ImageProcessor(size=(size, size))))
         samples = [super(Prepared, self).__getitem__((0, row % len(scenes))) for row in range(count)]
         self.images, self.labels = (torch.stack([sample[name] for sample in samples]) for name in ("images", "labels"))
 

@@ -1,15 +1,107 @@
-"""The other side of the comparisons: the same work as people do it today, with transformers and evaluate's formula."""
+"""The other side of the comparisons: the same work by the libraries that people use today, and evaluate's formula."""
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+
+from segformer import ImageProcessor, Segformer
+from segformer.config import variant_of
+from segformer.dialects import to_ours
+
+
+class Peer(Protocol):
+    """A library's SegFormer with our weights, for ``mode`` train or infer."""
+
+    model: Any
+
+    def __init__(self, folder: str | Path, device: torch.device, mode: str) -> None: ...
+
+    def compile(self) -> None:
+        """Have torch.compile make the model and its loss faster, in place."""
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy at the labels' size: (B, 3, H, W), (B, H, W) -> a scalar."""
+
+    def label_map(self, photo: Image.Image, precision: AbstractContextManager[Any]) -> Tensor:
+        """The class of every pixel, (H, W) on the CPU; the model runs inside ``precision``."""
+
+
+class TransformersPeer:
+    """transformers, with SDPA attention and its PIL processor."""
+
+    def __init__(self, folder: str | Path, device: torch.device, mode: str) -> None:
+        self.model = transformers_model(folder, device).train(mode == "train")
+        self.processor = transformers_processor(folder)
+        self.device = device
+
+    def compile(self) -> None:
+        self.model.compile()  # the loss is in it
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        loss: Tensor = self.model(pixel_values=images, labels=labels).loss
+        return loss
+
+    def label_map(self, photo: Image.Image, precision: AbstractContextManager[Any]) -> Tensor:
+        inputs = self.processor(images=photo, return_tensors="pt").to(self.device)
+        with torch.inference_mode(), precision:
+            outputs = self.model(**inputs)
+        maps = self.processor.post_process_semantic_segmentation(outputs, target_sizes=[photo.size[::-1]])
+        label_map: Tensor = maps[0].cpu()
+        return label_map
+
+
+class SmpPeer:
+    """segmentation_models_pytorch, in channels-last memory: on a CPU its bfloat16 forward gains, all else is even.
+
+    Its head enlarges the logits by 4 before the loss. For a photo the head is built without (``upsampling=1``), so that
+    they are enlarged once, straight to the photo's size. It has no processor; ours prepares its photo. Its attention is
+    two products around a softmax, with no setting for SDPA.
+    """
+
+    def __init__(self, folder: str | Path, device: torch.device, mode: str) -> None:
+        self.model = smp_model(folder, device, upsampling=4 if mode == "train" else 1).train(mode == "train")
+        self.criterion = torch.nn.CrossEntropyLoss(ignore_index=255)
+        self.processor = ImageProcessor.from_pretrained(folder)
+        self.device = device
+
+    def compile(self) -> None:
+        self.model.compile()
+        self.criterion.compile()
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        logits = self.model(images.contiguous(memory_format=torch.channels_last))
+        loss: Tensor = self.criterion(logits, labels)
+        return loss
+
+    def label_map(self, photo: Image.Image, precision: AbstractContextManager[Any]) -> Tensor:
+        images = self.processor.image_to_tensor(photo)[None].to(self.device, memory_format=torch.channels_last)
+        with torch.inference_mode(), precision:
+            logits = self.model(images)
+        with torch.inference_mode():
+            upsampled = F.interpolate(logits, size=photo.size[::-1], mode="bilinear", align_corners=False)
+            return upsampled.argmax(dim=1)[0].cpu()
+
+
+PEERS: dict[str, type[Peer]] = {"transformers": TransformersPeer, "smp": SmpPeer}
+_PACKAGES = {"transformers": "transformers", "smp": "segmentation-models-pytorch"}
+
+
+def require(name: str) -> None:
+    """Stop with one line if a peer's package is not installed."""
+    package = _PACKAGES[name]
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
+        raise SystemExit(f"error: {name} is not installed; pip install {package}")
 
 
 def transformers_model(folder: str | Path, device: torch.device) -> Any:
@@ -26,6 +118,53 @@ def transformers_processor(folder: str | Path) -> Any:
     from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
     return SegformerImageProcessorPil.from_pretrained(folder)
+
+
+def smp_model(folder: str | Path, device: torch.device, upsampling: int = 4) -> Any:
+    """SegFormer by segmentation_models_pytorch with the weights of a saved folder of ours, made to compute the same.
+
+    As it comes it differs in what is set here: an eps of 1e-6 in most LayerNorms, drop path of 0.1, and corners that
+    are aligned when the head enlarges logits (the same work, other weights). It never has a classifier dropout.
+    """
+    import segmentation_models_pytorch as smp
+
+    ours = Segformer.from_pretrained(folder)
+    model = smp.Segformer(
+        encoder_name=f"mit_{variant_of(ours.config)}",
+        encoder_weights=None,
+        decoder_segmentation_channels=ours.config.decoder_hidden_size,
+        classes=ours.config.num_labels,
+        upsampling=upsampling,
+    )
+    weights, names = ours.state_dict(), smp_names_in_ours(model.state_dict())
+    model.load_state_dict({their: weights[our] for their, our in names.items()})
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            module.eps = 1e-5
+        elif isinstance(module, torch.nn.Upsample):
+            module.align_corners = False
+    model.encoder.reset_drop_path(0.0)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+# How segmentation_models_pytorch's names begin and those of the authors' release: the encoder's are theirs; the decoder
+# counts from the coarsest stage.
+_SMP_TO_ORIGINAL = {
+    "encoder.": "",
+    **{f"decoder.mlp_stage.{i}.linear.": f"decode_head.linear_c{4 - i}.proj." for i in range(4)},
+    "decoder.fuse_stage.0.": "decode_head.linear_fuse.conv.",
+    "decoder.fuse_stage.1.": "decode_head.linear_fuse.bn.",
+    "segmentation_head.0.": "decode_head.linear_pred.",
+}
+
+
+def smp_names_in_ours(names: Iterable[str]) -> dict[str, str]:
+    """Our name of each of segmentation_models_pytorch's tensors."""
+    ours = {}
+    for name in names:
+        start = next(start for start in _SMP_TO_ORIGINAL if name.startswith(start))
+        (ours[name],), _ = to_ours({_SMP_TO_ORIGINAL[start] + name.removeprefix(start): torch.empty(0)})
+    return ours
 
 
 def plain_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -40,9 +40,9 @@ def main() -> None:
     device = torch.device(options.device, *([int(os.environ["LOCAL_RANK"])] if options.device == "cuda" else []))
     torch.manual_seed(0)
     model = Segformer(VARIANTS[options.variant](id2label=ID2LABEL)).to(device).train()
-    alone = _median(_step(model, options, device), device, options) if os.environ["RANK"] == "0" else 0.0
+    alone = _median(_step(model, model, options, device), device, options) if os.environ["RANK"] == "0" else 0.0
     ranks, device = join_ranks(device)  # the others have been waiting here for the first
-    together = _median(_step(distribute(model, ranks, device), options, device), device, options)
+    together = _median(_step(model, distribute(model, ranks, device), options, device), device, options)
     if ranks.is_writer:
         row: dict[str, Any] = {name: vars(options)[name] for name in ("variant", "size", "batch_size", "amp")}
         row |= {"ranks": ranks.count, "images_per_second_per_device": options.batch_size / together}
@@ -51,7 +51,7 @@ def main() -> None:
     leave_ranks()
 
 
-def _step(model: nn.Module, options: argparse.Namespace, device: torch.device) -> Callable[[], Any]:
+def _step(model: Segformer, trained: nn.Module, options: argparse.Namespace, device: torch.device) -> Callable[[], Any]:
     config = TrainConfig(amp=options.amp, per_device_train_batch_size=options.batch_size)
     optimizer = build_optimizer(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=options.amp == "fp16")
@@ -60,7 +60,7 @@ def _step(model: nn.Module, options: argparse.Namespace, device: torch.device) -
         "images": torch.randn(options.batch_size, 3, side, side, device=device),
         "labels": torch.randint(0, 150, (options.batch_size, side, side), device=device),
     }
-    return lambda: train_step(model, optimizer, scaler, batch, config)
+    return lambda: train_step(trained, optimizer, scaler, batch, config)
 
 
 def _median(step: Callable[[], Any], device: torch.device, options: argparse.Namespace) -> float:

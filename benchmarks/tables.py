@@ -6,6 +6,7 @@ A test checks that what stands between them is what the files say.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -22,6 +23,13 @@ _HEADINGS = {
     "seconds": "ours, s",
     "peer_seconds": "peer, s",
     "ratio": "times as fast",
+    "smp_ms": "smp, ms",
+    "smp_ratio": "times as fast as smp",
+    "smp_peak_memory_mib": "smp, MiB",
+    "smp_memory_ratio": "share of smp's memory",
+    "ms_per_image": "ours, ms/image",
+    "peer_ms_per_image": "peer, ms/image",
+    "mib_per_image": "MiB/image",
     "peak_memory_mib": "ours, MiB",
     "peer_peak_memory_mib": "peer, MiB",
     "memory_ratio": "share of the peer's memory",
@@ -41,9 +49,10 @@ def _table(place: re.Match[str]) -> str:
     lines = [_line(_HEADINGS.get(column, column.replace("_", " ")) for column in columns), "|---" * len(columns) + "|"]
     lines += [_line(_cell(column, row.get(column)) for column in columns) for row in result["rows"]]
     machine = result["machine"]
+    smp = f"smp {machine['segmentation_models_pytorch']}, " if "segmentation_models_pytorch" in machine else ""
     measured = (
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"transformers {machine['transformers']}, {machine['date']}, commit {machine['commit']}"
+        f"transformers {machine['transformers']}, {smp}{machine['date']}, commit {machine['commit']}"
     )
     return "".join([place[1], "\n".join(lines), f"\n\n{measured}\n", place[4]])
 
@@ -64,6 +73,7 @@ def _cell(column: str, value: Any) -> str:
 
 def main() -> None:
     """Rewrite the pages in place."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for path in PAGES:
         path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")
 

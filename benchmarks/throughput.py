@@ -1,10 +1,11 @@
-"""Images a second of a training step and of photo to label map, against transformers on the same weights and inputs.
+"""Images a second of a training step and of photo to label map, against other libraries on the same weights and inputs.
 
     python -m benchmarks.throughput --mode train --batch-size 2 --against transformers
-    python -m benchmarks.throughput --mode infer --against transformers
+    python -m benchmarks.throughput --mode infer --against transformers,smp
 
-The step is ``train_step`` of train.py itself. The peer gets its own better setting: SDPA attention, fused AdamW, its
-own memory layout. Before anything is timed, the first step's loss and gradient norm, or the label maps, are compared.
+The step is ``train_step`` of train.py itself. A peer gets its own better setting: SDPA attention where it can, fused
+AdamW, its own memory layout. Before anything is timed, the first step's loss and gradient norm, or the label maps, are
+compared with each of them. ``smp`` is segmentation_models_pytorch, which has to be installed for it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from itertools import product
 from typing import Any
 
@@ -28,7 +30,9 @@ from data.classes import ID2LABEL
 from segformer import VARIANTS, ImageProcessor, Segformer, Segmenter
 from train import TrainConfig, amp_dtype, autocast, build_optimizer, train_step
 
-_COLUMNS = ["variant", "size", "batch_size", "dtype", "compile", "images_per_second", "ms", "peer_ms", "ratio"]
+_COLUMNS = ["variant", "size", "batch_size", "dtype", "compile", "images_per_second", "ms"]
+# How a row's entries about a peer begin, and those about both sides: transformers came first and has the plain names.
+_PREFIXES = {"transformers": ("peer_", ""), "smp": ("smp_", "smp_")}
 _MEMORY_SHARE = 0.6  # of the free memory: a row that is expected to need more is predicted, not tried
 _PHOTO = (683, 512)  # width and height of a common ADE20K photo
 
@@ -41,18 +45,30 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", nargs="+", type=int, default=[512], help="side of the model's input in pixels")
     parser.add_argument("--batch-size", nargs="+", type=int, default=[2], help="of a training step; infer takes one")
     parser.add_argument("--amp", nargs="+", choices=("off", "bf16", "fp16"), default=["off"])
-    parser.add_argument("--compile", action="store_true", help="torch.compile both sides")
-    parser.add_argument("--against", choices=("transformers",), help="measure this peer in the same run")
+    parser.add_argument("--compile", action="store_true", help="torch.compile every side")
+    parser.add_argument(
+        "--against", type=_peers, default=[], metavar="PEERS", help=f"measure them too: {','.join(peers.PEERS)}, or one"
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--memory", action="store_true", help="also the peak memory, each side in a fresh process")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save", metavar="NAME", help="keep the rows as results/throughput-NAME.json")
-    parser.add_argument("--only-memory-of", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--only-memory-of", choices=("ours", *peers.PEERS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
+def _peers(names: str) -> list[str]:
+    """The peers of a comma list, all of them installed."""
+    chosen = list(dict.fromkeys(names.split(",")))
+    for name in chosen:
+        if name not in peers.PEERS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(peers.PEERS)}")
+        peers.require(name)
+    return chosen
+
+
 class Case:
-    """One row of the table: a model, its peer with the same weights, and the same work for both."""
+    """One row of the table: a model, its peers with the same weights, and the same work for all."""
 
     def __init__(self, options: argparse.Namespace, variant: str, size: int, batch_size: int, amp: str) -> None:
         self.options = options
@@ -60,8 +76,8 @@ class Case:
         self.facts["batch_size"] = batch_size if options.mode == "train" else 1
         self.size = size
         self.device = torch.device(options.device)
-        # No dropout and no drop path: the two sides draw differently, and what is compared must be equal.
-        self.config = TrainConfig(amp=amp, per_device_train_batch_size=batch_size)
+        # No dropout and no drop path: two libraries draw differently, and what is compared must be equal.
+        self.config = TrainConfig(amp=amp, compile=options.compile, per_device_train_batch_size=batch_size)
         torch.manual_seed(0)
         rates = {"drop_path_rate": 0.0, "classifier_dropout_prob": 0.0}
         self.model = Segformer(VARIANTS[variant](id2label=ID2LABEL, **rates)).to(self.device)
@@ -75,18 +91,21 @@ class Case:
 
     def run(self) -> dict[str, Any]:
         """Measure the row."""
-        sides = {"ours": self.ours()}
-        if self.options.against:
-            sides["peer"] = self.peer()
-            self.facts |= self.compare(sides["ours"](), sides["peer"]())
+        sides = {"ours": self.ours(), **{name: self.peer(name) for name in self.options.against}}
+        first = {name: run() for name, run in sides.items()}
+        for name in self.options.against:
+            prefix = _PREFIXES[name][1]
+            differences = self.compare(name, first["ours"], first[name])
+            self.facts |= {prefix + measured: value for measured, value in differences.items()}
         seconds = measure.alternate(sides, self.device, self.options.repeats)
         row = {**self.facts, "dtype": str(amp_dtype(self.config.amp, self.device) or torch.float32).split(".")[1]}
         median = statistics.median(seconds["ours"])
         row |= {"images_per_second": row["batch_size"] / median, **measure.spread_ms(seconds["ours"])}
         row |= self.count_flops(median)
-        if "peer" in seconds:
-            row |= {f"peer_{name}": value for name, value in measure.spread_ms(seconds["peer"]).items()}
-            row["ratio"] = statistics.median(seconds["peer"]) / median
+        for name in self.options.against:
+            own, shared = _PREFIXES[name]
+            row |= {own + measured: value for measured, value in measure.spread_ms(seconds[name]).items()}
+            row[shared + "ratio"] = statistics.median(seconds[name]) / median
         return row
 
     def count_flops(self, seconds: float) -> dict[str, float]:
@@ -118,57 +137,50 @@ class Case:
         with autocast(self.config, self.device):
             return segmenter.label_map(_photo())
 
-    def peer(self) -> Callable[[], Any]:
-        """The same work by transformers, from the same weights."""
-        model = peers.transformers_model(self.folder.name, self.device)
+    def peer(self, name: str) -> Callable[[], Any]:
+        """The same work by a peer, from the same weights."""
+        peer = peers.PEERS[name](self.folder.name, self.device, self.options.mode)
         if self.options.compile:
-            model.compile()
-        return self._peer_inference(model) if self.options.mode == "infer" else self._peer_step(model.train())
+            peer.compile()
+        if self.options.mode == "infer":
+            return lambda: peer.label_map(_photo(), autocast(self.config, self.device)).numpy()
+        return self._peer_step(peer)
 
-    def _peer_step(self, model: Any) -> Callable[[], Any]:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=self.config.learning_rate, weight_decay=0.0, fused=True)
+    def _peer_step(self, peer: peers.Peer) -> Callable[[], Any]:
+        weights = list(peer.model.parameters())
+        optimizer = torch.optim.AdamW(weights, lr=self.config.learning_rate, weight_decay=0.0, fused=True)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.amp == "fp16")
 
         def step() -> tuple[Tensor, Tensor]:
             optimizer.zero_grad(set_to_none=True)
             with autocast(self.config, self.device):
-                loss = model(pixel_values=self.batch["images"], labels=self.batch["labels"]).loss
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
-            optimizer.step()
+                loss = peer.loss(self.batch["images"], self.batch["labels"])
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.unscale_(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm)
+            scaler.step(optimizer)
+            scaler.update()
             return loss.detach(), norm
 
         return step
 
-    def _peer_inference(self, model: Any) -> Callable[[], Any]:
-        processor = peers.transformers_processor(self.folder.name)
-        model.eval()
-
-        def infer() -> Any:
-            photo = _photo()
-            inputs = processor(images=photo, return_tensors="pt").to(self.device)
-            with torch.inference_mode(), autocast(self.config, self.device):
-                outputs = model(**inputs)
-            return processor.post_process_semantic_segmentation(outputs, target_sizes=[photo.size[::-1]])[0].cpu()
-
-        return infer
-
-    def compare(self, ours: Any, peers: Any) -> dict[str, float]:
-        """How far the two sides' first results are apart; stops the benchmark when that is too far."""
+    def compare(self, name: str, ours: Any, theirs: Any) -> dict[str, float]:
+        """How far the first results of two sides are apart; stops the benchmark when that is too far."""
         if self.options.mode == "infer":
-            agreement = float(np.mean(ours == peers.numpy()))
-            self._require(agreement >= (0.9999 if self.config.amp == "off" else 0.98), f"agreement {agreement}")
+            agreement = float(np.mean(ours == theirs))
+            self._require(agreement >= (0.9999 if self.config.amp == "off" else 0.98), name, f"agreement {agreement}")
             return {"pixel_agreement": agreement}
         differences = {
-            name: abs(float(our) / float(peer) - 1.0)
-            for name, our, peer in zip(("loss_difference", "grad_norm_difference"), ours, peers, strict=True)
+            measured: abs(float(our) / float(their) - 1.0)
+            for measured, our, their in zip(("loss_difference", "grad_norm_difference"), ours, theirs, strict=True)
         }
-        # In bfloat16 three digits are all there are.
-        self._require(max(differences.values()) < (1e-4 if self.config.amp == "off" else 3e-2), str(differences))
+        limit = 1e-4 if self.config.amp == "off" else 3e-2  # in bfloat16 three digits are all there are
+        self._require(all(value < limit for value in differences.values()), name, str(differences))
         return differences
 
-    def _require(self, equal: bool, measured: str) -> None:
+    def _require(self, equal: bool, name: str, measured: str) -> None:
         if not equal:
-            raise SystemExit(f"{self.facts}: the two sides do not give the same result ({measured}); nothing was timed")
+            raise SystemExit(f"{self.facts}: {name} does not give the same result ({measured}); nothing was timed")
 
 
 def _photo() -> Image.Image:
@@ -192,12 +204,14 @@ def predict(rows: list[dict[str, Any]], variant: str, size: int, batch_size: int
         return None
     base = max(like, key=lambda row: row["batch_size"] * row["size"] ** 2)
     growth = batch_size * size**2 / (base["batch_size"] * base["size"] ** 2)
-    row = {name: base[name] for name in ("mode", "variant", "amp", "compile", "dtype", "ratio") if name in base}
+    kept = ("mode", "variant", "amp", "compile", "dtype", "ratio", "smp_ratio")
+    row: dict[str, Any] = {name: base[name] for name in kept if name in base}
     row |= {"size": size, "batch_size": batch_size, "predicted": True}
-    grows = ("ms", "peer_ms", "gflop", "peak_memory_mib", "peer_peak_memory_mib")
-    row |= {name: base[name] * growth for name in grows if base.get(name) is not None}
+    memory = [name for name in ("peak_memory_mib", "peer_peak_memory_mib", "smp_peak_memory_mib") if base.get(name)]
+    grows = [name for name in ("ms", "peer_ms", "smp_ms", "gflop", *memory) if name in base]
+    row |= {name: base[name] * growth for name in grows}
     row["images_per_second"] = 1e3 * batch_size / row["ms"]
-    row["needed_mib"] = max(row.get("peer_peak_memory_mib", 0.0), row.get("peak_memory_mib", 0.0))
+    row["needed_mib"] = max((row[name] for name in memory), default=0.0)
     return row
 
 
@@ -207,11 +221,10 @@ def main() -> None:
     cases = product(options.variant, options.size, options.batch_size, options.amp)
     if options.only_memory_of:
         case = Case(options, *next(cases))
-        run = case.ours() if options.only_memory_of == "ours" else case.peer()
+        run = case.ours() if options.only_memory_of == "ours" else case.peer(options.only_memory_of)
         print(json.dumps({"peak_memory_mib": measure.peak_memory_mib(run, case.device)}))
         return
     rows: list[dict[str, Any]] = []
-    columns = list(_COLUMNS)
     for values in cases:
         predicted = predict(rows, *values) if options.memory else None
         if predicted and predicted["needed_mib"] > _MEMORY_SHARE * measure.free_memory_mib(options.device):
@@ -220,14 +233,33 @@ def main() -> None:
         case = Case(options, *values)
         row = {**case.run(), "predicted": False}
         if options.memory:
-            row["peak_memory_mib"] = peak_memory(case, "ours")
-            if options.against:
-                row["peer_peak_memory_mib"] = peak_memory(case, "peer")
-                row["memory_ratio"] = row["peak_memory_mib"] / row["peer_peak_memory_mib"]
+            row |= peak_memories(case)
         rows.append(row)
+    card = measure.machine_card(torch.device(options.device))
+    if "smp" in options.against:
+        card["segmentation_models_pytorch"] = version("segmentation_models_pytorch")
+    measure.report("throughput", card, rows, _columns(options.against, rows), options.save)
+
+
+def peak_memories(case: Case) -> dict[str, float | None]:
+    """The peak memory of every side, and ours as a share of each peer's."""
+    ours = peak_memory(case, "ours")
+    row = {"peak_memory_mib": ours}
+    for name in case.options.against:
+        own, shared = _PREFIXES[name]
+        theirs = row[own + "peak_memory_mib"] = peak_memory(case, name)
+        row[shared + "memory_ratio"] = ours / theirs if ours and theirs else None
+    return row
+
+
+def _columns(against: list[str], rows: list[dict[str, Any]]) -> list[str]:
+    """The columns of the printed table."""
+    columns = list(_COLUMNS)
+    for name in against:
+        own, shared = _PREFIXES[name]
+        columns += [own + "ms", shared + "ratio"]
     columns += ["predicted"] if any(row["predicted"] for row in rows) else []
-    columns += [name for name in ("peak_memory_mib", "peer_peak_memory_mib", "memory_ratio") if name in rows[0]]
-    measure.report("throughput", measure.machine_card(torch.device(options.device)), rows, columns, options.save)
+    return columns + [name for name in rows[0] if name.endswith(("peak_memory_mib", "memory_ratio"))]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ nothing that a generator state would have to be saved for.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -16,8 +17,15 @@ from typing import Any
 
 import torch
 
+from segformer.config import CONFIG_NAME
+from segformer.hub import WEIGHTS_NAME
+from segformer.pretrained import read_tensors
+from segformer.processor import PROCESSOR_NAME
+
 STATE_NAME = "training_state.pt"
-_STATE_ENTRIES = {"config", "progress", "optimizer", "scaler", "rows_per_step"}
+_FILES = (STATE_NAME, WEIGHTS_NAME, CONFIG_NAME, PROCESSOR_NAME)
+_STATE_ENTRIES = {"config", "progress", "optimizer", "scaler", "rows_per_step", "rows", "unread"}
+_UNFINISHED, _REMOVED = "unfinished-", "removed-"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 logger = logging.getLogger(__name__)
@@ -28,7 +36,7 @@ def save_checkpoint(
 ) -> Path:
     """Write ``checkpoint-{step}``: everything goes to a folder of another name, to the disk, and only then in place."""
     final = output_dir / f"checkpoint-{step}"
-    unfinished = output_dir / f"unfinished-checkpoint-{step}"
+    unfinished = output_dir / f"{_UNFINISHED}checkpoint-{step}"
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
@@ -38,35 +46,84 @@ def save_checkpoint(
             _flush(path)
     except Exception as error:  # a full disk looks different in every library
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise OSError(f"cannot save {final} ({error}); the checkpoints before it are whole. Free some space") from error
+        needed, free = _tensor_bytes(training_state) * 1.5, shutil.disk_usage(output_dir).free  # AdamW: two per weight
+        raise OSError(
+            f"cannot save {final} ({error}); the checkpoints before it are whole. It takes about "
+            f"{needed / 2**20:.0f} MiB, {free / 2**20:.0f} are free: free some, then --resume-from-checkpoint"
+        ) from error
+    replaced = final.with_name(_REMOVED + final.name)
     if final.exists():  # a resumed run writes the same step again
-        shutil.rmtree(final)
+        final.rename(replaced)
     unfinished.rename(final)
     _flush(output_dir)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 
 def find_checkpoints(output_dir: Path) -> dict[int, Path]:
-    """The whole checkpoints of a run by their step, oldest first."""
+    """The checkpoints of a run by their step, oldest first: the folders that hold all that one is made of."""
     found = {}
     for path in output_dir.glob("checkpoint-*"):
         match = _CHECKPOINT.fullmatch(path.name)
-        if match and (path / STATE_NAME).is_file():
+        if match and all((path / name).is_file() for name in _FILES):
             found[int(match[1])] = path
     return dict(sorted(found.items()))
 
 
 def rotate_checkpoints(output_dir: Path, limit: int | None, newest_step: int, best_step: int | None) -> None:
-    """Delete checkpoints beyond ``limit``: steps that a resumed run has gone back behind, then the oldest.
-
-    Never the one that was just written, nor the best.
-    """
+    """Delete the oldest checkpoints beyond ``limit``, but neither the one that was just written nor the best."""
     if limit is None:
         return
-    steps = sorted(find_checkpoints(output_dir), key=lambda step: (step <= newest_step, step))
+    steps = list(find_checkpoints(output_dir))
     surplus = max(0, len(steps) - limit)
     for step in [step for step in steps if step not in (newest_step, best_step)][:surplus]:
-        shutil.rmtree(output_dir / f"checkpoint-{step}")
+        _remove(output_dir / f"checkpoint-{step}")
+
+
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    """The checkpoint of the last step whose files can be read; damaged ones are passed over with a warning.
+
+    None where there is no checkpoint; ValueError where all are damaged, rather than to start over.
+    """
+    problems = []
+    for path in reversed(find_checkpoints(output_dir).values()):
+        try:
+            read_training_state(path)
+            read_tensors(path / WEIGHTS_NAME)
+            for name in (CONFIG_NAME, PROCESSOR_NAME):
+                json.loads((path / name).read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            logger.warning("passing over %s: %s", path, error)
+            problems.append(str(error))
+        else:
+            return path
+    if problems:
+        raise ValueError(f"no checkpoint in {output_dir} can be read; the newest: {problems[0]}")
+    return None
+
+
+def set_aside_later(output_dir: Path, step: int) -> None:
+    """Rename the checkpoints beyond a step that a run goes back to: what it saves from now on is another branch."""
+    for later, path in find_checkpoints(output_dir).items():
+        if later > step:
+            aside = path.with_name(f"abandoned-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            logger.warning("going on from step %d; %s is kept as %s", step, path.name, aside.name)
+
+
+def remove_leftovers(output_dir: Path) -> None:
+    """Delete what saves and rotations that were cut off have left."""
+    for leftover in [*output_dir.glob(f"{_UNFINISHED}checkpoint-*"), *output_dir.glob(f"{_REMOVED}checkpoint-*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint, under another name first: half of one must never look like a whole one."""
+    removed = checkpoint.with_name(_REMOVED + checkpoint.name)
+    shutil.rmtree(removed, ignore_errors=True)
+    checkpoint.rename(removed)
+    shutil.rmtree(removed)
 
 
 def read_training_state(folder: Path) -> dict[str, Any]:
@@ -82,6 +139,14 @@ def read_training_state(folder: Path) -> dict[str, Any]:
     if lacking:
         raise ValueError(f"{path} is not the state of a training run: it lacks {', '.join(sorted(lacking))}")
     return dict(state)
+
+
+def _tensor_bytes(state: Any) -> int:
+    """What the tensors weigh that are somewhere in nested dicts and lists."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list) else ()
+    return sum(map(_tensor_bytes, parts))
 
 
 def _flush(path: Path) -> None:

@@ -13,7 +13,8 @@ plain way writes K x H x W floats several times, for B0 at 512 x 512 the larger 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -36,15 +37,24 @@ def plain_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False).argmax(1)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255, reduction: str = "mean") -> Tensor:
+def plain_argmax_of_mean(views: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """The class of the highest mean probability, by way of K x H x W values: what ``argmax_of_mean`` means."""
+    enlarged = (F.interpolate(v.float(), (*size,), mode="bilinear", align_corners=False) for v in views)
+    return torch.stack([logits.softmax(1) for logits in enlarged]).mean(0).argmax(1)
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int = 255, reduction: str = "mean", compiled: bool = False
+) -> Tensor:
     """Cross-entropy between enlarged logits and labels, over the pixels that are not ``ignore_index``.
 
     Shapes: logits (B, K, h, w) float, labels (B, H, W) int64 of any H, W -> a scalar, in float32 or better.
     ``reduction`` is "mean", which is 0 where no pixel is valid, or "sum". With K = 1 it is the binary cross-entropy as
-    transformers has it: the mean runs over all pixels, the ignored ones counting 0.
+    transformers has it: the mean runs over all pixels, the ignored ones counting 0. ``compiled`` runs each band as one
+    function of torch.compile, which takes a while the first time.
 
-    Raises ValueError for shapes that do not belong together and, on the CPU, for labels outside the classes; on a GPU
-    that check would make it wait, so labels are checked where they are made.
+    Raises ValueError for shapes that do not belong together and, on the CPU, for labels outside the classes. To look
+    for those a GPU would have to wait, so there the loss becomes NaN; labels are checked where they are made.
     """
     _check_logits(logits)
     if labels.ndim != 3 or 0 in labels.shape or labels.dtype != torch.int64:
@@ -57,7 +67,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255, reduc
         check_labels(labels, max(2, logits.shape[1]), ignore_index)
     if logits.shape[1] == 1:
         return _binary_cross_entropy(logits, labels, ignore_index, reduction)
-    total: Tensor = _BandedCrossEntropy.apply(logits, labels, ignore_index)
+    total: Tensor = _BandedCrossEntropy.apply(logits, labels, ignore_index, compiled)
     return total / (labels != ignore_index).sum().clamp(min=1) if reduction == "mean" else total
 
 
@@ -71,24 +81,52 @@ def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size is {tuple(size)}; it must be (H, W) with both at least 1")
     small = _channels_last(logits.detach())
-    rows, columns = (_taps(n, m, small.dtype) for n, m in zip(small.shape[1:3], size, strict=True))
     if small.device.type != "cpu":  # single pixels would have to be counted, and a GPU would have to wait for that
-        return _banded_argmax(small, rows, columns.to(small.device))
+        return _banded_argmax(small, size)
+    rows, columns = (_taps(n, m, small.dtype) for n, m in zip(small.shape[1:3], size, strict=True))
     winners = small.argmax(-1)  # (B, h, w)
     corners = [winners[:, y][:, :, x] for y in (rows.low, rows.high) for x in (columns.low, columns.high)]
     mixed = torch.stack([corners[0] != corner for corner in corners[1:]]).any(0)  # (B, H, W)
     if mixed.float().mean() > _MIXED_SHARE:
-        return _banded_argmax(small, rows, columns)
+        return _banded_argmax(small, size)
     return _fill_mixed(corners[0], mixed, small, rows, columns)
+
+
+@torch.no_grad()
+def argmax_of_mean(views: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """The class of the highest mean probability over several views of the same pictures, such as mirrored or scaled.
+
+    Shapes: (B, K, h, w) each, of any h, w -> (B, H, W) int64. A single view is ``argmax``'s.
+    """
+    if len(views) == 1:
+        return argmax(views[0], (size[0], size[1]))
+    for logits in views:
+        _check_logits(logits)
+    small = [_channels_last(logits.detach()) for logits in views]
+    B, K = small[0].shape[0], small[0].shape[-1]
+    prediction = torch.empty(B, *size, dtype=torch.int64, device=small[0].device)
+    plans = [_plan(logits, size) for logits in small]  # all cut the pictures alike
+    scratch = _Scratch(small[0])
+    for bands in zip(*(bands for bands, _ in plans), strict=True):
+        total = torch.zeros((), device=small[0].device)
+        for logits, band, (_, columns) in zip(small, bands, plans, strict=True):
+            enlarged = _enlarge(logits[band.images, band.needed], band.down, columns, scratch)  # (b, rows, W * K)
+            total = total + enlarged.view(-1, band.height, size[1], K).softmax(-1)
+        prediction[bands[0].images, bands[0].rows] = total.argmax(-1)
+    return prediction
 
 
 def check_labels(labels: Tensor, num_labels: int, ignore_index: int = 255) -> None:
     """Raise ValueError, naming the first stray, unless every label is a class id or ``ignore_index``."""
-    stray = ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
+    stray = _is_stray(labels, num_labels, ignore_index)
     if stray.any():
         raise ValueError(
             f"labels hold {int(labels[stray][0])}; the classes are 0 to {num_labels - 1}, and {ignore_index} is ignored"
         )
+
+
+def _is_stray(labels: Tensor, num_labels: int, ignore_index: int) -> Tensor:
+    return ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
 
 
 class _Taps(NamedTuple):
@@ -100,7 +138,7 @@ class _Taps(NamedTuple):
 
     def to(self, device: torch.device) -> _Taps:
         """The same on another device."""
-        return _Taps(*(values.to(device, non_blocking=True) for values in self))
+        return _Taps(*(values.to(device) for values in self))
 
     def matrix(self, first: int, last: int) -> tuple[slice, Tensor]:
         """Outputs first to last - 1 as a matrix over the inputs that they need: which these are, (n_out, n_in)."""
@@ -114,12 +152,17 @@ class _Taps(NamedTuple):
 
 
 class _Band(NamedTuple):
-    """Rows first to last - 1 of the pictures: the rows of the small logits that they need, and the matrix between."""
+    """Rows of some pictures of a batch: the rows of the small logits that they need, and the matrix between the two."""
 
-    first: int
-    last: int
+    images: slice
+    rows: slice
     needed: slice
     down: Tensor  # (rows, needed)
+
+    @property
+    def height(self) -> int:
+        """The rows of each picture."""
+        return self.down.shape[0]
 
 
 def _taps(size_in: int, size_out: int, dtype: torch.dtype) -> _Taps:
@@ -138,11 +181,14 @@ class _BandedCrossEntropy(torch.autograd.Function):
     """The summed loss, and its gradient found on the way; backward only scales it."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int, compiled: bool) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
             small = _channels_last(logits)
             gradient = torch.zeros_like(small) if ctx.needs_input_grad[0] else None
-            total = _sum_bands(small, labels, ignore_index, gradient)
+            sum_bands = _sum_compiled_bands if compiled else _sum_bands
+            total = sum_bands(small, labels, ignore_index, gradient)
+        if labels.device.type != "cpu":
+            total += torch.where(_is_stray(labels, small.shape[-1], ignore_index).any(), math.nan, 0.0)
         if gradient is not None:
             ctx.save_for_backward(gradient)
             ctx.dtype = logits.dtype
@@ -150,42 +196,79 @@ class _BandedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return (gradient * scale).to(ctx.dtype).permute(0, 3, 1, 2), None, None
+        return (gradient * scale).to(ctx.dtype).permute(0, 3, 1, 2), None, None, None
 
 
 def _sum_bands(small: Tensor, labels: Tensor, ignore_index: int, gradient: Tensor | None) -> Tensor:
     """Sum the loss band by band; add each band's share to ``gradient``, (B, h, w, K) like ``small``."""
-    B, h, w, K = small.shape
-    H, W = labels.shape[1:]
-    rows, columns = _taps(h, H, small.dtype), _taps(w, W, small.dtype).to(small.device)
+    K, W = small.shape[-1], labels.shape[2]
+    bands, columns = _plan(small, labels.shape[1:])
     scratch = _Scratch(small)
     total = small.new_zeros(())
-    for images, (first, last, needed, down) in _bands(B, rows, W * K * small.element_size(), small.device):
-        band = _enlarge(small[images, needed], down, columns, scratch).view(-1, K)  # (b * rows * W, K)
-        target = labels[images, first:last].reshape(-1, 1)
-        valid = target != ignore_index
+    for band in bands:
+        wide = _enlarge(small[band.images, band.needed], band.down, columns, scratch).view(-1, K)  # (b * rows * W, K)
+        target = labels[band.images, band.rows].reshape(-1, 1)
+        valid = (target >= 0) & (target < K) & (target != ignore_index)
         target = torch.where(valid, target, 0)
-        log_probability = torch.log_softmax(band, dim=-1, out=scratch("log probability", *band.shape))
+        log_probability = torch.log_softmax(wide, dim=-1, out=scratch("log probability", *wide.shape))
         total -= (log_probability.gather(1, target) * valid).sum()
         if gradient is None:
             continue
         slope = log_probability.exp_()  # softmax minus one-hot, 0 where ignored
         slope.scatter_add_(1, target, -valid.to(slope.dtype))
         slope *= valid
-        _add_reduced(gradient[images, needed], slope.view(-1, last - first, W * K), down, columns, scratch)
+        share = gradient[band.images, band.needed]
+        _add_reduced(share, slope.view(-1, band.height, W * K), band.down, columns, scratch)
     return total
 
 
-def _banded_argmax(small: Tensor, rows: _Taps, columns: _Taps) -> Tensor:
+def _sum_compiled_bands(small: Tensor, labels: Tensor, ignore_index: int, gradient: Tensor | None) -> Tensor:
+    """The same, each band by ``_band_loss`` compiled."""
+    bands, columns = _plan(small, labels.shape[1:])
+    total = small.new_zeros(())
+    for band in bands:
+        few_rows, target = small[band.images, band.needed], labels[band.images, band.rows]
+        loss, share = _compiled_band_loss()(few_rows, target, band.down, columns, ignore_index)
+        total += loss
+        if gradient is not None:
+            gradient[band.images, band.needed] += share
+    return total
+
+
+def _band_loss(
+    few_rows: Tensor, labels: Tensor, down: Tensor, columns: _Taps, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """The loss of a band, summed, and its gradient with respect to ``few_rows``, (b, r, w, K): what is compiled."""
+    K = few_rows.shape[-1]
+    across = columns.weight[:, None]
+    wide = torch.lerp(few_rows.index_select(2, columns.low), few_rows.index_select(2, columns.high), across)
+    band = torch.einsum("yr,brxk->byxk", down, wide)
+    valid = (labels >= 0) & (labels < K) & (labels != ignore_index)
+    log_probability = torch.log_softmax(band, dim=-1)
+    truth = (torch.arange(K, device=band.device) == labels[..., None]) & valid[..., None]
+    loss = -torch.where(truth, log_probability, 0).sum()
+    slope = (log_probability.exp() - truth.to(band.dtype)) * valid[..., None]
+    wide_slope = torch.einsum("yr,byxk->brxk", down, slope)
+    gradient = torch.zeros_like(few_rows)
+    gradient = gradient.index_add(2, columns.low, wide_slope * (1 - across))
+    return loss, gradient.index_add(2, columns.high, wide_slope * across)
+
+
+@cache
+def _compiled_band_loss() -> Any:
+    return torch.compile(_band_loss, dynamic=True)
+
+
+def _banded_argmax(small: Tensor, size: tuple[int, int]) -> Tensor:
     B, K = small.shape[0], small.shape[-1]
-    H, W = len(rows.low), len(columns.low)
-    prediction = torch.empty(B, H, W, dtype=torch.int64, device=small.device)
+    prediction = torch.empty(B, *size, dtype=torch.int64, device=small.device)
+    bands, columns = _plan(small, size)
     scratch = _Scratch(small)
-    for images, (first, last, needed, down) in _bands(B, rows, W * K * small.element_size(), small.device):
-        band = _enlarge(small[images, needed], down, columns, scratch)  # (b, rows, W * K)
-        prediction[images, first:last] = band.view(-1, last - first, W, K).argmax(-1)
+    for band in bands:
+        enlarged = _enlarge(small[band.images, band.needed], band.down, columns, scratch)  # (b, rows, W * K)
+        prediction[band.images, band.rows] = enlarged.view(-1, band.height, size[1], K).argmax(-1)
     return prediction
 
 
@@ -239,17 +322,29 @@ def _fill_mixed(prediction: Tensor, mixed: Tensor, small: Tensor, rows: _Taps, c
     return prediction
 
 
-def _bands(images: int, rows: _Taps, row_bytes: int, device: torch.device) -> Iterator[tuple[slice, _Band]]:
-    """Cut a batch of pictures into pieces of some images or some rows, each with the matrix that makes its rows."""
-    height = len(rows.low)
-    step = max(1, _BAND_BYTES.get(device.type, _BAND_BYTES["cuda"]) // row_bytes)
-    together = max(1, step // height)
-    for first in range(0, height, step):
-        last = min(first + step, height)
+def _plan(small: Tensor, size: Sequence[int]) -> tuple[list[_Band], _Taps]:
+    """How to enlarge (B, h, w, K) to ``size`` in bands, and the taps along the width."""
+    return _plan_once((*small.shape,), (*size,), small.dtype, small.device)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)  # a plan made in an evaluation serves training too
+def _plan_once(
+    small: tuple[int, int, int, int], size: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[list[_Band], _Taps]:
+    B, h, w, K = small
+    H, W = size
+    rows, columns = _taps(h, H, dtype), _taps(w, W, dtype)
+    step = max(1, _BAND_BYTES.get(device.type, _BAND_BYTES["cuda"]) // (W * K * dtype.itemsize))
+    together = max(1, step // H)
+    bands = []
+    for first in range(0, H, step):
+        last = min(first + step, H)
         needed, down = rows.matrix(first, last)
-        band = _Band(first, last, needed, down.to(device, non_blocking=True))
-        for image in range(0, images, together):
-            yield slice(image, image + together), band
+        down = down.to(device)
+        images = (slice(image, image + together) for image in range(0, B, together))
+        bands += [_Band(some, slice(first, last), needed, down) for some in images]
+    return bands, columns.to(device)
 
 
 def _channels_last(logits: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from segformer import pretrained
 from segformer.config import SegformerConfig
 from segformer.decoder import AllMLPDecoder
 from segformer.encoder import MixTransformer
+from segformer.publish import upload_folder
 
 
 class Segformer(nn.Module):
@@ -67,3 +69,12 @@ class Segformer(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``, under the names that every transformers release reads."""
         pretrained.save_model(self, Path(folder))
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | bool | None = None) -> str:
+        """Upload ``config.json`` and ``model.safetensors`` to a repository of the Hub, made if need be; its address.
+
+        Raises OSError, saying what to do, where the Hub is out of reach or does not know the login.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload_folder(Path(folder), repo_id, private, token)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,14 @@ class Ranks:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def any(self, value: bool, device: torch.device) -> bool:
+        """Whether the value is true on any rank; every rank has to ask."""
+        if self.count == 1:
+            return value
+        told = torch.tensor(value, dtype=torch.int32, device=device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return bool(told)
 
     def wait(self) -> None:
         """Go on when every rank has come here."""
@@ -63,18 +71,64 @@ def leave_ranks() -> None:
 
 
 def distribute(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """The model with gradients averaged over the ranks and, on CUDA, with BatchNorm over the batch of all of them.
+    """The model with gradients averaged over the ranks, and with BatchNorm over the batch of all of them.
 
-    torch's synchronised BatchNorm has no CPU version: there, each rank normalises with its own batch.
+    torch's synchronised BatchNorm runs on CUDA only; elsewhere it is ``SumOfRanksBatchNorm``.
     """
     if ranks.count == 1:
         return model
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    else:
+        SumOfRanksBatchNorm.take_over(model)
     # Buffers are not broadcast at every step: synchronised ones are equal, and evaluation takes the writer's.
     return DistributedDataParallel(
         model, device_ids=[device.index] if device.type == "cuda" else None, broadcast_buffers=False
     )
+
+
+class SumOfRanksBatchNorm(nn.BatchNorm2d):
+    """BatchNorm whose mean and variance are those of the batches of all ranks together, on any device.
+
+    Shapes: (B, C, H, W) -> (B, C, H, W). In eval mode it is BatchNorm.
+    """
+
+    @classmethod
+    def take_over(cls, model: nn.Module) -> None:
+        """Turn every BatchNorm of a model into this one, with the same parameters and buffers."""
+        for module in model.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = cls
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        axes, values = (0, 2, 3), x.float()
+        count = sum_over_ranks(torch.tensor(values.numel() / values.shape[1], device=x.device))
+        mean = _Sum.apply(values.sum(axes)) / count
+        centred = values - mean[:, None, None]
+        variance = _Sum.apply((centred * centred).sum(axes)) / count
+        self._remember(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
+            cast(Tensor, running).lerp_(value, self.momentum or 0.0)
+        cast(Tensor, self.num_batches_tracked).add_(1)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks; what flows back to a rank is the sum of what all of them made of it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return sum_over_ranks(value.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return sum_over_ranks(gradient.clone())
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
@@ -89,3 +143,10 @@ def take_writers_buffers(model: nn.Module, ranks: Ranks) -> None:
     if ranks.count > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def compute_deterministically() -> None:
+    """Have torch choose only operations that give the same bits every time, also on CUDA, before it starts there."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)

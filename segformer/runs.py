@@ -1,20 +1,35 @@
-"""The output folder of a run: claimed without overwriting anything unasked, and its log."""
+"""A run as such: its output folder, claimed without overwriting anything unasked, its log, its clock and memory."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
+import platform
+import resource
 import shutil
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import torch
+
+from segformer.checkpoints import newest_checkpoint
+from segformer.hub import WEIGHTS_NAME
 
 LOG_NAME = "log.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 def check_output_dir(folder: Path, overwrite: bool) -> None:
     """Raise ValueError, before any work begins, if a new run in this folder would lose what it holds."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; --output-dir names a folder")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{there} is not writable; name another --output-dir")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not overwrite:
@@ -26,15 +41,43 @@ def check_output_dir(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"{folder} holds files but no run (no {LOG_NAME}); it will not be overwritten")
 
 
-def make_output_dir(folder: Path, overwrite: bool) -> None:
-    """Make the folder of a new run, which replaces the run it held if ``overwrite`` says so."""
+def make_output_dir(output_dir: str | None, recipe: str, overwrite: bool) -> Path:
+    """Make the folder of a new run, runs/<recipe>-<n> if none is named; ``overwrite`` replaces the run that it held."""
+    if output_dir is None:
+        return _new_run_folder(recipe)
+    folder = Path(output_dir)
     check_output_dir(folder, overwrite)
     if folder.is_dir() and any(folder.iterdir()):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def new_run_folder(recipe: str) -> Path:
+def find_resumed(output_dir: str | None, resume_from: str | None, overwrite: bool) -> Path | None:
+    """The checkpoint to go on from, or None to start at the beginning; refuses to lose what the output folder holds.
+
+    ``resume_from`` is a checkpoint's folder, "last" for the newest in ``output_dir``, or None.
+    """
+    if resume_from is None:
+        if output_dir is not None:
+            check_output_dir(Path(output_dir), overwrite)
+        return None
+    if resume_from != "last":
+        checkpoint = Path(resume_from)
+        if output_dir is not None and Path(output_dir).resolve() != checkpoint.resolve().parent:
+            check_output_dir(Path(output_dir), overwrite=False)
+        return checkpoint
+    if output_dir is None:
+        raise ValueError("resume_from_checkpoint is 'last' but there is no output_dir to look in")
+    newest = newest_checkpoint(Path(output_dir))
+    if newest is None:
+        if (Path(output_dir) / WEIGHTS_NAME).exists():
+            raise ValueError(f"{output_dir} holds a model but no checkpoint to go on from; name another --output-dir")
+        logger.warning("no checkpoint in %s: starting at step 0", output_dir)
+    return newest
+
+
+def _new_run_folder(recipe: str) -> Path:
     """Make runs/<recipe>-<n> for the first n that is free."""
     number = 1
     while True:
@@ -80,3 +123,33 @@ def without_nan(entries: dict[str, Any]) -> dict[str, Any]:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return {name: plain(value) for name, value in entries.items()}
+
+
+class _Waiting(Protocol):
+    waited_seconds: float
+
+
+class Clock:
+    """The time of a run from its ``first_step`` on, and how much of it went by waiting for the loader's batches."""
+
+    def __init__(self, loader: _Waiting, first_step: int) -> None:
+        self.first_step = first_step
+        self._loader = loader
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    @property
+    def wait_share(self) -> float:
+        """The share of the time that was spent waiting for data, 0 to 1."""
+        return self._loader.waited_seconds / max(self.seconds, 1e-9)
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """The most memory that this process has held so far: on a GPU there, else in RAM."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if platform.system() == "Darwin" else 2**10)

@@ -35,6 +35,11 @@ def test_train_understands_the_commands_of_the_readme(words: list[str]) -> None:
     train.parse_arguments(words[2:])
 
 
+@pytest.mark.parametrize("words", [c for c in _commands(README) if c[:1] == ["torchrun"]], ids=" ".join)
+def test_train_understands_what_the_readme_gives_to_torchrun(words: list[str]) -> None:
+    train.parse_arguments(words[words.index("train.py") + 1 :])
+
+
 @pytest.mark.parametrize("words", [c for c in _commands(README) if c[:2] == ["python", "infer.py"]], ids=" ".join)
 def test_infer_understands_the_commands_of_the_readme(words: list[str]) -> None:
     infer.parse_arguments(words[2:])
@@ -49,7 +54,7 @@ def test_paths_in_the_readme_exist() -> None:
 
 def test_flags_in_the_readme_exist() -> None:
     known = {"--" + name.replace("_", "-") for name in train.TrainConfig.__dataclass_fields__}
-    known |= {"--no-color-jitter", "--opacity", "--nproc-per-node", "--exclude"}
+    known |= {"--opacity", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--no-reduce-labels"}
     known |= set(
         re.findall(r"add_argument\(\s*\"(--[a-z-]+)", (ROOT / "benchmarks/throughput.py").read_text(encoding="utf-8"))
     )

@@ -20,7 +20,13 @@ import train as training
 from data.classes import ID2LABEL
 from data.order import StepSampler
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
-from segformer.checkpoints import STATE_NAME, find_checkpoints, rotate_checkpoints, save_checkpoint
+from segformer.checkpoints import (
+    STATE_NAME,
+    find_checkpoints,
+    newest_checkpoint,
+    rotate_checkpoints,
+    save_checkpoint,
+)
 from train import TrainConfig, configure, parse_arguments, train, train_step
 
 
@@ -45,6 +51,12 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def _timeless(folder: Path) -> list[dict[str, Any]]:
+    """The log without what depends on how fast and where it was written."""
+    measured = ("runtime", "second", "wait", "memory")
+    return [{k: v for k, v in entry.items() if not any(word in k for word in measured)} for entry in _log(folder)]
+
+
 def _weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
@@ -60,6 +72,9 @@ def test_output_folder_holds_model_results_log_card_and_checkpoints(settings: di
         "eval_results.json",
         "log.jsonl",
         "samples.png",
+        "samples",
+        "report.html",
+        "run.json",
         "checkpoint-3",
         "checkpoint-6",
     }
@@ -95,6 +110,7 @@ def test_log_has_the_keys_of_trainer(settings: dict[str, Any]) -> None:
         "eval_overall_accuracy",
         "eval_per_category_iou",
         "eval_per_category_accuracy",
+        "eval_per_category_share",
         "eval_runtime",
         "eval_samples_per_second",
     }
@@ -149,10 +165,7 @@ def test_resume_in_the_middle_of_an_epoch_is_bit_exact(settings: dict[str, Any],
     )
     assert _weights(resumed) == _weights(whole)
     assert [entry["step"] for entry in _log(resumed)] == [entry["step"] for entry in _log(whole)]
-    timeless = [{k: v for k, v in entry.items() if "runtime" not in k and "second" not in k} for entry in _log(resumed)]
-    assert timeless == [
-        {k: v for k, v in entry.items() if "runtime" not in k and "second" not in k} for entry in _log(whole)
-    ]
+    assert _timeless(resumed) == _timeless(whole)
 
 
 def test_last_without_a_checkpoint_starts_at_the_beginning(
@@ -418,13 +431,13 @@ def test_runs_without_a_name_get_folders_of_their_own(
 def test_every_setting_has_a_flag_with_its_name() -> None:
     flags = {
         "recipe": ["--recipe", "guide"],
-        "color_jitter": ["--no-color-jitter"],
+        "reduce_labels": ["--no-reduce-labels"],
         "per_device_train_batch_size": ["--per-device-train-batch-size", "4"],
         "resume_from_checkpoint": ["--resume-from-checkpoint"],
     }
     config = parse_arguments([word for flag in flags.values() for word in flag])
     assert config.recipe == "guide"
-    assert not config.color_jitter
+    assert not config.reduce_labels
     assert config.per_device_train_batch_size == 4
     assert config.resume_from_checkpoint == "last"
 
@@ -518,19 +531,76 @@ def test_a_log_that_ends_in_half_a_line_does_not_stop_a_resumed_run(settings: di
     assert {entry["step"] for entry in _log(resumed)} == {1, 2, 3, 4, 5, 6}
 
 
-def test_rotation_keeps_what_a_resumed_run_has_just_written(tmp_path: Path) -> None:
-    for step in (2, 10, 12, 4):
-        save_checkpoint(tmp_path, step, lambda folder: None, {})
-    rotate_checkpoints(tmp_path, limit=3, newest_step=4, best_step=2)
-    assert list(find_checkpoints(tmp_path)) == [2, 4, 12]
+def _save_model_files(folder: Path) -> None:
+    for name in ("config.json", "preprocessor_config.json"):
+        (folder / name).write_text("{}")
+    save_file({"weight": torch.ones(3)}, folder / "model.safetensors")
+
+
+STATE: dict[str, Any] = dict.fromkeys(("config", "progress", "optimizer", "scaler", "rows_per_step", "rows", "unread"))
+
+
+def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    for step in (2, 4, 10, 12):
+        save_checkpoint(tmp_path, step, _save_model_files, STATE)
+    rotate_checkpoints(tmp_path, limit=2, newest_step=12, best_step=2)
+    assert list(find_checkpoints(tmp_path)) == [2, 12]
+
+
+@pytest.mark.parametrize("name", ["training_state.pt", "model.safetensors", "config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_with_a_warning(
+    name: str, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (2, 4):
+        save_checkpoint(tmp_path, step, _save_model_files, STATE)
+    path = tmp_path / "checkpoint-4" / name
+    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-1])
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert damage == "gone" or "passing over" in caplog.text
+    assert damage == "gone" or "checkpoint-4" in caplog.text
+
+
+def test_where_all_checkpoints_are_damaged_no_run_starts_over(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 2, _save_model_files, STATE)
+    (tmp_path / "checkpoint-2/training_state.pt").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"no checkpoint in .* can be read; the newest: .*training_state.pt is damaged"
+    ):
+        newest_checkpoint(tmp_path)
+
+
+def test_later_checkpoints_of_a_branch_that_was_left_are_set_aside(settings: dict[str, Any]) -> None:
+    folder = train(configure("guide", **settings))
+    train(
+        configure(
+            "guide",
+            **{**settings, "save_steps": 4, "resume_from_checkpoint": str(folder / "checkpoint-3")},
+        )
+    )
+    assert {path.name for path in folder.glob("*checkpoint-*")} == {
+        "checkpoint-3",
+        "checkpoint-4",
+        "checkpoint-6",
+        "abandoned-checkpoint-6",
+    }
+
+
+def test_leftovers_of_cut_off_saves_go_when_a_run_goes_on(settings: dict[str, Any]) -> None:
+    folder = train(configure("guide", **settings))
+    for name in ("unfinished-checkpoint-9", "removed-checkpoint-2"):
+        (folder / name).mkdir()
+    train(configure("guide", **settings, resume_from_checkpoint="last"))
+    assert list(folder.glob("unfinished-*")) + list(folder.glob("removed-*")) == []
 
 
 def test_of_several_broken_steps_the_first_is_named(settings: dict[str, Any]) -> None:
     run = training.Run(configure("guide", **settings))
     run.progress.step = 4
     good, bad = (training.StepResult(torch.tensor(loss), torch.tensor(1.0)) for loss in (1.0, math.inf))
+    run.unread = [good, good, bad, bad]
     with pytest.raises(FloatingPointError, match="loss inf, gradient norm 1 at step 3"):
-        run.log_steps([good, good, bad, bad], None)
+        run.log_steps(0.1, None, None)
 
 
 def test_a_broken_model_is_not_saved(settings: dict[str, Any]) -> None:
@@ -570,18 +640,23 @@ def test_a_foreign_training_state_is_refused_with_what_it_lacks(
     folder = train(configure("guide", **settings))
     torch.save(state, folder / "checkpoint-6" / STATE_NAME)
     with pytest.raises(ValueError, match=r"training_state.pt is not the state of a training run: it lacks .*optimizer"):
-        train(configure("guide", **settings, resume_from_checkpoint="last"))
+        train(
+            configure("guide", **{**settings, "output_dir": None}, resume_from_checkpoint=str(folder / "checkpoint-6"))
+        )
 
 
-def test_a_save_that_fails_leaves_the_checkpoint_before_it_and_no_rubbish(tmp_path: Path) -> None:
+def test_a_save_that_fails_leaves_the_checkpoint_before_it_and_says_what_it_takes(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, lambda folder: None, {})
+    moments = {"state": {0: {"exp_avg": torch.zeros(2**20), "exp_avg_sq": torch.zeros(2**20)}}}
 
     def full_disk(folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError("No space left on device")
 
-    with pytest.raises(OSError, match=r"No space left on device.*Free some space"):
-        save_checkpoint(tmp_path, 2, full_disk, {})
+    with pytest.raises(
+        OSError, match=r"No space left on device.*before it are whole. It takes about 12 MiB, \d+ are free"
+    ):
+        save_checkpoint(tmp_path, 2, full_disk, {"optimizer": moments})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 
 

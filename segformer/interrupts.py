@@ -1,0 +1,38 @@
+"""SIGTERM and Ctrl-C as a request to stop after the step that is running; a second Ctrl-C stops at once."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+_ASKING = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """While this context lasts, the first signal only sets ``signal``, its number, for the run to look at."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __enter__(self) -> StopRequest:
+        self._before = {each: signal.signal(each, self._handle) for each in _ASKING}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+class Interrupted(Exception):  # noqa: N818 - no error: the run did as it was asked
+    """A run stopped because it was asked to; ``signal`` is the number of the signal, the text says how to go on."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.signal = number

@@ -1,0 +1,205 @@
+"""The benchmarks as commands: each explains itself, and a row tells what was measured and that the sides were equal."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import peers, throughput
+from data.classes import ID2LABEL
+from segformer import VARIANTS, ImageProcessor, Segformer, fullres
+
+FOLDER = Path(throughput.__file__).parent
+COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if "ArgumentParser" in path.read_text(encoding="utf-8"))
+PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
+# One row of the smallest size that every stage can take, once.
+TINY = ["--size", "64", "--batch-size", "1", "--repeats", "1", "--device", "cpu"]
+
+
+def _give(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_benchmark_explains_its_options(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _give(monkeypatch, "--help")
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(f"benchmarks.{name}").main()
+    assert stopped.value.code == 0
+    assert "--save" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", sorted(set(re.findall(r"^python -m benchmarks\.throughput .*$", PAGE, re.MULTILINE)))
+)
+def test_throughput_understands_the_commands_of_its_page(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _give(monkeypatch, *shlex.split(command)[3:])
+    assert throughput.parse_arguments().save
+
+
+def _quick_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The machine and the one row that a quick run prints as its last line."""
+    _give(monkeypatch, *TINY, *words)
+    throughput.main()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["benchmark"] == "throughput"
+    (row,) = result["rows"]
+    return result["machine"], row
+
+
+FACTS = {"mode", "variant", "size", "batch_size", "amp", "compile", "dtype", "predicted"}
+SPEED = {"images_per_second", "ms", "ms_p10", "ms_p90", "gflop", "share_of_matmul_rate"}
+COMPARED = {
+    "train": {"loss_difference", "grad_norm_difference"},
+    "infer": {"pixel_agreement"},
+}
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_a_row_tells_what_was_measured_how_fast_and_how_equal(
+    mode: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine, row = _quick_row(monkeypatch, capsys, "--mode", mode, "--against", "transformers")
+    assert set(row) == FACTS | SPEED | COMPARED[mode] | {"peer_ms", "peer_ms_p10", "peer_ms_p90", "ratio"}
+    assert (row["mode"], row["variant"], row["size"], row["dtype"]) == (mode, "b0", 64, "float32")
+    assert row["ratio"] == pytest.approx(row["peer_ms"] / row["ms"], rel=1e-3)  # milliseconds are rounded
+    assert {"device", "threads", "torch", "transformers", "commit"} <= set(machine)
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_smp_is_measured_beside_transformers_under_names_of_its_own(
+    mode: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    machine, row = _quick_row(monkeypatch, capsys, "--mode", mode, "--against", "transformers,smp")
+    smp = {"smp_ms", "smp_ms_p10", "smp_ms_p90", "smp_ratio", *(f"smp_{name}" for name in COMPARED[mode])}
+    assert smp <= set(row)
+    assert {"peer_ms", "ratio", *COMPARED[mode]} <= set(row)
+    assert "segmentation_models_pytorch" in machine
+
+
+@pytest.mark.slow
+def test_peak_memory_of_every_side_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, row = _quick_row(monkeypatch, capsys, "--size", "256", "--against", "transformers", "--memory")
+    assert row["memory_ratio"] == pytest.approx(row["peak_memory_mib"] / row["peer_peak_memory_mib"])
+    assert row["memory_ratio"] < 1
+
+
+@pytest.mark.parametrize("theirs", [(5.0, 1.001), (5.001, 1.0), (math.nan, 1.0), (5.0, math.nan)])
+def test_sides_that_differ_are_not_timed(theirs: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    _give(monkeypatch, *TINY)
+    case = throughput.Case(throughput.parse_arguments(), "b0", 64, 1, "off")
+    assert case.compare("smp", (5.0, 1.0), (5.0, 1.0)) == {"loss_difference": 0.0, "grad_norm_difference": 0.0}
+    with pytest.raises(SystemExit, match="smp does not give the same result"):
+        case.compare("smp", (5.0, 1.0), theirs)
+
+
+def test_a_row_too_large_to_measure_is_predicted_for_every_peer() -> None:
+    small: dict[str, Any] = {"mode": "train", "variant": "b0", "amp": "off", "compile": False, "dtype": "float32"}
+    small |= {"size": 64, "batch_size": 2, "predicted": False, "gflop": 1.0, "ratio": 2.0, "smp_ratio": 3.0}
+    small |= {"ms": 10.0, "peer_ms": 20.0, "smp_ms": 30.0}
+    small |= {"peak_memory_mib": 5.0, "peer_peak_memory_mib": 6.0, "smp_peak_memory_mib": 7.0}
+    row = throughput.predict([small], "b0", 128, 4, "off")
+    assert row is not None
+    assert row["predicted"]
+    assert (row["ms"], row["peer_ms"], row["smp_ms"], row["gflop"]) == (80.0, 160.0, 240.0, 8.0)
+    assert (row["ratio"], row["smp_ratio"], row["needed_mib"]) == (2.0, 3.0, 56.0)
+    assert throughput.predict([small], "b1", 128, 4, "off") is None
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"), [("transformers", ["transformers"]), ("transformers,transformers", ["transformers"])]
+)
+def test_against_takes_names_with_commas_between(
+    names: str, chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _give(monkeypatch, "--against", names)
+    assert throughput.parse_arguments().against == chosen
+
+
+def test_an_unknown_peer_is_refused_with_the_known_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _give(monkeypatch, "--against", "transformers,mmseg")
+    with pytest.raises(SystemExit):
+        throughput.parse_arguments()
+    assert "'mmseg' is none of transformers, smp" in capsys.readouterr().err
+
+
+def test_a_peer_that_is_not_installed_is_one_line_that_tells_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)  # as if it were not there
+    _give(monkeypatch, "--against", "transformers,smp")
+    with pytest.raises(SystemExit) as stopped:
+        throughput.parse_arguments()
+    assert stopped.value.code == "error: smp is not installed; pip install segmentation-models-pytorch"
+
+
+@pytest.fixture
+def folder_of_b0(tmp_path: Path) -> Path:
+    """A saved B0 whose weights are large enough that every layer shows, without dropout."""
+    torch.manual_seed(0)
+    model = Segformer(VARIANTS["b0"](id2label=ID2LABEL, drop_path_rate=0.0, classifier_dropout_prob=0.0))
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.05) if weight.ndim > 1 else weight.data.add_(0.05)
+    model.save_pretrained(tmp_path)
+    ImageProcessor(size=(64, 96)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    """Two images with labels, some of them ignored."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 150, (2, 64, 96), generator=generator)
+    labels[:, :8] = 255
+    return torch.randn(2, 3, 64, 96, generator=generator), labels
+
+
+def test_smp_with_our_weights_gives_our_logits(folder_of_b0: Path, batch: tuple[Tensor, Tensor]) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    ours, images = Segformer.from_pretrained(folder_of_b0), batch[0]
+    small, enlarged = (peers.smp_model(folder_of_b0, torch.device("cpu"), upsampling=times).eval() for times in (1, 4))
+    assert {module.eps for module in small.modules() if isinstance(module, torch.nn.LayerNorm)} == {1e-5}
+    with torch.no_grad():
+        expected = ours(images)
+        torch.testing.assert_close(small(images), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+        expected = F.interpolate(expected, (64, 96), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(enlarged(images), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+def test_smp_with_our_weights_gives_our_loss_and_gradient(folder_of_b0: Path, batch: tuple[Tensor, Tensor]) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    images, labels = batch
+    ours = Segformer.from_pretrained(folder_of_b0).train()
+    expected = fullres.cross_entropy(ours(images), labels)
+    expected.backward()
+    peer = peers.SmpPeer(folder_of_b0, torch.device("cpu"), "train")
+    loss = peer.loss(images, labels)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    gradients = {name: weight.grad for name, weight in ours.named_parameters()}
+    names = peers.smp_names_in_ours(name for name, _ in peer.model.named_parameters())
+    assert set(names.values()) == set(gradients)
+    # Some biases stand before a BatchNorm, which takes them out again: their gradient is rounding around zero.
+    largest = max(gradient.abs().max().item() for gradient in gradients.values() if gradient is not None)
+    for name, weight in peer.model.named_parameters():
+        torch.testing.assert_close(weight.grad, gradients[names[name]], rtol=1e-3, atol=1e-5 * largest, msg=name)
