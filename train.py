@@ -40,7 +40,7 @@ from data.classes import ID2LABEL, IGNORE_INDEX
 from data.labels import LabelRule, read_label_names
 from data.on_device import AugmentOnDevice
 from data.order import NO_ROW, Place, StepSampler
-from data.paper import PaperAugmentation
+from data.paper import PAPER_SCALE, PaperAugmentation
 from data.transforms import ColorJitter, mix
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, fullres
 from segformer.card import write_card
@@ -432,7 +432,10 @@ def build_model(config: TrainConfig, source: str | None) -> tuple[Segformer, Ima
             )
         processor = processor_of(source)
     size = processor.size if config.image_size is None else (config.image_size, config.image_size)
-    return model, replace(processor, size=size, do_reduce_labels=config.reduce_labels)
+    scale = PAPER_SCALE if config.eval_resolution == "keep-ratio" else None
+    return model, replace(
+        processor, size=size, do_reduce_labels=config.reduce_labels, keep_ratio_scale=scale, keep_ratio_multiple=32
+    )
 
 
 def check_image_size(size: tuple[int, int], config: SegformerConfig) -> None:
@@ -975,23 +978,30 @@ class Run:
         ).save(self.output_dir)
 
     def show(self) -> None:
-        """Add what the model makes of a few samples to samples.png and to the report."""
+        """Add what the model makes of a few samples to samples.png and the report; a full disk does not end the run."""
         samples = predict_samples(self.model, self.eval_samples, self.config, self.device)
         colours = palette(self.model.config.num_labels)
         photos, truths, predictions = (list(column) for column in zip(*samples, strict=True))
-        rows = [[p, label_map_picture(t, colours), overlay(p, made, colours, 0.6)] for p, t, made in samples]
-        contact_sheet(rows, ["photo", "truth", "prediction"]).save(self.output_dir / "samples.png")
+        small = [photo.resize(truth.shape[::-1]) for photo, truth, _ in samples]
+        pictures = [
+            [photo, label_map_picture(truth, colours), overlay(photo, prediction, colours, 0.6)]
+            for photo, truth, prediction in zip(small, truths, predictions, strict=True)
+        ]
         names = [self.eval_samples.name(row) for row in range(len(samples))]
-        save_samples(self.output_dir, names, photos, truths, colours)
-        save_predictions(self.output_dir, self.progress.step, predictions, colours)
-        build_report(self.output_dir)
+        try:
+            contact_sheet(pictures, ["photo", "truth", "prediction"]).save(self.output_dir / "samples.png")
+            save_samples(self.output_dir, names, photos, truths, colours)
+            save_predictions(self.output_dir, self.progress.step, predictions, colours)
+            build_report(self.output_dir)
+        except OSError as error:
+            logger.warning("cannot write the report: %s", error)
 
 
 @torch.inference_mode()
 def predict_samples(
     model: Segformer, samples: Samples, config: TrainConfig, device: torch.device, count: int = 4
 ) -> list[tuple[Image.Image, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Photo, truth and prediction of the first rows, at the size that is scored."""
+    """The first rows: each photo as it is, its truth and prediction at the size that is scored."""
     model.eval()
     shown = []
     for row in range(min(count, len(samples))):
@@ -1000,7 +1010,7 @@ def predict_samples(
         logits, labels = next(scored_parts(views, batch))
         prediction = fullres.argmax_of_mean(logits, labels.shape[-2:])
         truth, made = (each[0].to("cpu", torch.uint8).numpy() for each in (labels, prediction))
-        shown.append((samples.pair(row)[0].resize(truth.shape[::-1]), truth, made))
+        shown.append((samples.pair(row)[0], truth, made))
     return shown
 
 

@@ -31,6 +31,8 @@ class ImageProcessor:
 
     ``size`` is (height, width) in pixels, reached without keeping the aspect; ``resample`` is PIL's number of a filter.
     ``do_reduce_labels`` turns raw ADE20K labels (0 = other, class k at k + 1) into class ids with 255 to ignore.
+    ``keep_ratio_scale`` and ``keep_ratio_multiple`` say how the model was scored where photos kept their shape: within
+    (long side, short side), each side a multiple. They are not transformers', which passes them over.
     """
 
     do_resize: bool = True
@@ -42,12 +44,22 @@ class ImageProcessor:
     image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
     do_reduce_labels: bool = True
+    keep_ratio_scale: tuple[int, int] | None = None
+    keep_ratio_multiple: int = 32
 
     def __post_init__(self) -> None:
         if not (isinstance(self.size, tuple) and len(self.size) == 2 and all(_is_count(side) for side in self.size)):
             raise ValueError(f"size is {self.size!r}; it must be (height, width) in pixels, both above 0")
         if isinstance(self.resample, bool) or self.resample not in list(Image.Resampling):
             raise ValueError(f"resample is {self.resample!r}; PIL's filters are {[f.value for f in Image.Resampling]}")
+        if self.keep_ratio_scale is not None and not (
+            isinstance(self.keep_ratio_scale, tuple)
+            and len(self.keep_ratio_scale) == 2
+            and all(map(_is_count, self.keep_ratio_scale))
+        ):
+            raise ValueError(f"keep_ratio_scale is {self.keep_ratio_scale!r}; it must be (long side, short side)")
+        if not _is_count(self.keep_ratio_multiple):
+            raise ValueError(f"keep_ratio_multiple is {self.keep_ratio_multiple!r}; it must be a number above 0")
         for name in ("do_resize", "do_rescale", "do_normalize", "do_reduce_labels"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
@@ -146,7 +158,7 @@ class ImageProcessor:
         chosen = {name: entries[name] for name in cls.__dataclass_fields__ if entries.get(name) is not None}
         if "size" in chosen:
             chosen["size"] = _read_size(chosen["size"])
-        for name in ("image_mean", "image_std"):
+        for name in ("image_mean", "image_std", "keep_ratio_scale"):
             if isinstance(chosen.get(name), list):
                 chosen[name] = tuple(chosen[name])
         older = entries.get("reduce_labels")
@@ -156,8 +168,11 @@ class ImageProcessor:
     def to_dict(self) -> dict[str, Any]:
         """The entries of a ``preprocessor_config.json`` that transformers 4 and 5 open."""
         height, width = self.size
+        entries = asdict(self)
+        if self.keep_ratio_scale is None:
+            del entries["keep_ratio_scale"], entries["keep_ratio_multiple"]
         return {
-            **asdict(self),
+            **entries,
             "image_mean": list(self.image_mean),
             "image_std": list(self.image_std),
             "image_processor_type": "SegformerImageProcessor",

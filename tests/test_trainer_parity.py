@@ -67,7 +67,7 @@ def test_loss_gradient_norm_and_learning_rate_follow_trainer(
         max_steps=STEPS,
         eval_steps=STEPS,
         save_steps=STEPS,
-        color_jitter=False,
+        augmentation="none",
         drop_path_rate=0.0,
         classifier_dropout=0.0,
         device="cpu",

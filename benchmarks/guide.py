@@ -1,0 +1,150 @@
+"""The guide's run, ours and as the guide has it with Trainer: minutes, loss and mean IoU, seed by seed, taking turns.
+
+    python -m benchmarks.guide --dataset path/to/shards --checkpoint path/to/mit-b0 --steps 400 --seeds 42 43 44
+
+Both start from the same encoder, train on the same rows and score the same held-out rows at the same steps. Each draws
+its own new decoder, dropout and jitter, so scores agree within the noise of the seeds, not to the bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import measure, peers
+from data.classes import ID2LABEL
+from data.sources import open_rows
+from segformer import ImageProcessor
+from train import configure, train
+
+_COLUMNS = ["seed", "minutes", "peer_minutes", "ratio", "mean_iou", "peer_mean_iou", "eval_loss", "peer_eval_loss"]
+
+
+def our_run(options: argparse.Namespace, seed: int, folder: str) -> dict[str, float]:
+    """Train as ``train.py --recipe guide`` does."""
+    config = configure(
+        "guide",
+        dataset=options.dataset,
+        split="train",
+        eval_split="validation",
+        checkpoint=options.checkpoint,
+        max_steps=options.steps,
+        eval_steps=options.eval_steps,
+        save_steps=options.eval_steps,
+        seed=seed,
+        device=options.device,
+        output_dir=f"{folder}/ours",
+    )
+    output = train(config)
+    results = json.loads((output / "eval_results.json").read_text(encoding="utf-8"))
+    return {"mean_iou": results["eval_mean_iou"], "eval_loss": results["eval_loss"]}
+
+
+def trainer_run(options: argparse.Namespace, seed: int, folder: str) -> dict[str, float]:
+    """Train as the guide does, with datasets, the image processor, torchvision's jitter and Trainer."""
+    from datasets import load_dataset
+    from torchvision.transforms import ColorJitter
+    from transformers import SegformerForSemanticSegmentation, Trainer, TrainingArguments, set_seed
+
+    files = {split: [str(rows.path) for rows in open_rows(options.dataset, split)] for split in ("train", "validation")}  # type: ignore[attr-defined]
+    rows = load_dataset("parquet", data_files=files, cache_dir=f"{folder}/cache")
+    ImageProcessor().save_pretrained(f"{folder}/processor")
+    processor = peers.transformers_processor(f"{folder}/processor")
+    jitter = ColorJitter(brightness=0.25, contrast=0.25, saturation=0.25, hue=0.1)
+
+    def prepare(examples: dict[str, Any], train: bool) -> Any:
+        images = [jitter(image.convert("RGB")) if train else image.convert("RGB") for image in examples["image"]]
+        return processor(images, examples["annotation"])
+
+    set_seed(seed)
+    model = SegformerForSemanticSegmentation.from_pretrained(
+        options.checkpoint, id2label=ID2LABEL, label2id={name: k for k, name in ID2LABEL.items()}
+    )
+    arguments = TrainingArguments(
+        output_dir=f"{folder}/theirs",
+        learning_rate=6e-5,
+        max_steps=options.steps,
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=2,
+        save_total_limit=3,
+        eval_strategy="steps",
+        save_strategy="steps",
+        save_steps=options.eval_steps,
+        eval_steps=options.eval_steps,
+        logging_steps=1,
+        eval_accumulation_steps=5,
+        remove_unused_columns=False,
+        report_to=[],
+        use_cpu=options.device == "cpu",
+        seed=seed,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows["train"].with_transform(partial(prepare, train=True)),
+        eval_dataset=rows["validation"].with_transform(partial(prepare, train=False)),
+        compute_metrics=compute_metrics,
+    )
+    trainer.train()
+    final = next(entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry)
+    return {"mean_iou": final["eval_mean_iou"], "eval_loss": final["eval_loss"]}
+
+
+def compute_metrics(prediction: Any) -> dict[str, float]:
+    """The guide's: enlarge all logits, and score with the formula of ``evaluate``."""
+    logits, labels = prediction
+    enlarged = torch.nn.functional.interpolate(
+        torch.from_numpy(logits), size=labels.shape[-2:], mode="bilinear", align_corners=False
+    ).argmax(dim=1)
+    metric = peers.HistogramMeanIoU(len(ID2LABEL))
+    for predicted, label in zip(enlarged.numpy(), np.asarray(labels), strict=True):
+        metric.update(predicted, label)
+    return {"mean_iou": metric.mean_iou()}
+
+
+def timed(run: Any, options: argparse.Namespace, seed: int) -> dict[str, float]:
+    """What a run reached, in an empty folder, and its minutes from the first import to the last file."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        reached: dict[str, float] = run(options, seed, folder)
+        return {"minutes": (time.perf_counter() - started) / 60, **reached}
+
+
+def main() -> None:
+    """Run every seed on both sides."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="folder of parquet shards with train and validation")
+    parser.add_argument("--checkpoint", default="nvidia/mit-b0")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--eval-steps", type=int, default=100, help="steps between evaluations, and checkpoints")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/guide-NAME.json")
+    options = parser.parse_args()
+    rows = []
+    for seed in options.seeds:
+        ours, theirs = timed(our_run, options, seed), timed(trainer_run, options, seed)
+        row = {"seed": seed, "steps": options.steps, **ours}
+        row |= {f"peer_{name}": value for name, value in theirs.items()}
+        rows.append(row | {"ratio": theirs["minutes"] / ours["minutes"]})
+        measure.print_rows(rows, _COLUMNS)
+    means = {name: float(np.mean([row[name] for row in rows])) for name in _COLUMNS[1:]}
+    measure.report(
+        "guide",
+        measure.machine_card(torch.device(options.device)) | {"checkpoint": Path(options.checkpoint).name},
+        [*rows, {"seed": "mean", "steps": options.steps, **means}],
+        _COLUMNS,
+        options.save,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Self-contained HTML: one file that opens from a disk or an e-mail and asks the network for nothing.
+
+Text becomes markup only through ``Html.fill``, which escapes it, and data only through ``embedded_json``. Should either
+ever leak, the page's own policy still lets the browser load nothing and run no script but the one written here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segformer.pictures import label_map_picture
+
+MOST_PIXELS = 512  # widest picture on a page
+_JPEG_QUALITY = 85
+
+
+class Html(str):
+    """Text that is markup already, and may hold ``{places}`` to fill."""
+
+    __slots__ = ()
+
+    def fill(self, **values: object) -> Html:
+        """The markup with its places filled; text is escaped unless it is markup itself."""
+        return Html(self.format(**{name: _as_markup(value) for name, value in values.items()}))
+
+
+def _as_markup(value: object) -> object:
+    return html.escape(value) if isinstance(value, str) and not isinstance(value, Html) else value
+
+
+def joined(parts: Iterable[Html]) -> Html:
+    """Pieces of markup, a line each."""
+    return Html("\n".join(parts))
+
+
+def asset(name: str) -> Html:
+    """A file of ``segformer/web``: markup with places, a style sheet, or a script."""
+    return Html((resources.files("segformer") / "web" / name).read_text(encoding="utf-8"))
+
+
+def render_page(title: str, body: Html, styles: Sequence[str], script: str, data: Any) -> Html:
+    """A whole page. ``styles`` and ``script`` name files of ``segformer/web``, whose ``data`` is embedded as JSON."""
+    code = asset(script)
+    digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
+    return asset("page.html").fill(
+        title=title,
+        style=joined(asset(name) for name in ("page.css", *styles)),
+        body=body,
+        data=embedded_json(data),
+        script=code,
+        script_hash=f"sha256-{digest}",
+    )
+
+
+def embedded_json(data: Any) -> Html:
+    """JSON that cannot end the element it stands in, nor open a comment there. Raises ValueError for NaN."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Html(text)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file at once: whoever reads it meanwhile has the whole old one or the whole new one."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    # A name read from somebody's config.json may hold half a surrogate pair, which no encoding can write.
+    unfinished.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
+    unfinished.replace(path)
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
+
+
+def photo_uri(photo: Image.Image) -> str:
+    """The photo as a JPEG in a ``data:`` address, at most ``MOST_PIXELS`` wide."""
+    return _data_uri("jpeg", encoded_photo(photo))
+
+
+def encoded_photo(photo: Image.Image) -> bytes:
+    """The photo as the bytes of a JPEG, at most ``MOST_PIXELS`` wide."""
+    buffer = io.BytesIO()
+    photo = photo.convert("RGB").resize(_shown_size(*photo.size), Image.Resampling.LANCZOS)
+    photo.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return buffer.getvalue()
+
+
+def label_map_uri(label_map: NDArray[Any], colours: NDArray[np.uint8]) -> str:
+    """The (H, W) label map in its colours as a PNG in a ``data:`` address, at most ``MOST_PIXELS`` wide."""
+    return png_uri(label_map_picture(label_map, colours))
+
+
+def png_uri(picture: Image.Image, **options: Any) -> str:
+    """The picture as a PNG in a ``data:`` address, at most ``MOST_PIXELS`` wide; no colour is mixed."""
+    buffer = io.BytesIO()
+    picture = picture.resize(_shown_size(*picture.size), Image.Resampling.NEAREST)
+    picture.save(buffer, "PNG", optimize=True, **options)
+    return _data_uri("png", buffer.getvalue())
+
+
+def distinct(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The colours, no two alike and none black: no eye sees the change, but a script can tell the classes apart."""
+    taken, result = {0}, []
+    for red, green, blue in colours.tolist():
+        code = red << 16 | green << 8 | blue
+        while code in taken:
+            code = (code + 1) % 2**24
+        taken.add(code)
+        result.append((code >> 16, code >> 8 & 255, code & 255))
+    return np.array(result, dtype=np.uint8).reshape(-1, 3)
+
+
+def colour_code(colour: NDArray[np.uint8]) -> str:
+    """A colour as style sheets write it, such as ``#8c8c8c``."""
+    return "#" + bytes(colour.tolist()).hex()
+
+
+def swatch(colour: NDArray[np.uint8]) -> Html:
+    """A small square of a colour; beside it stands what it means."""
+    return Html('<i class="swatch" style="background:{code}"></i>').fill(code=colour_code(colour))
+
+
+def _shown_size(width: int, height: int) -> tuple[int, int]:
+    scale = min(1.0, MOST_PIXELS / width)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

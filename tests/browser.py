@@ -1,0 +1,81 @@
+"""Debian's Chromium through playwright's Python package: pages opened as a person would, with nothing let through.
+
+CHROMIUM names the executable where it is not called chromium; without it, or without playwright, tests are skipped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def find_chromium() -> str | None:
+    """The executable of Chromium, or None."""
+    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def _what_is_missing() -> str:
+    if importlib.util.find_spec("playwright") is None:
+        return "no playwright; pip install playwright"
+    return "" if find_chromium() else "no Chromium; apt-get install chromium, or name it in CHROMIUM"
+
+
+needs_browser = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(_what_is_missing()), reason=_what_is_missing()),
+]
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser without a window. Root has no sandbox to run it in."""
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=flags)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Visit:
+    """A page as it was opened: what it said on the console and what it asked for beside itself."""
+
+    page: Any
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def visit(browser: Any, path: Path, width: int = 1440, height: int = 900, **options: Any) -> Iterator[Visit]:
+    """Open a file in a fresh window; every request but that for the file itself is noted and refused."""
+    context = browser.new_context(viewport={"width": width, "height": height}, **options)
+    visited = Visit(context.new_page())
+
+    def answer(route: Any) -> None:
+        if route.request.url == path.as_uri():
+            route.continue_()
+        else:
+            visited.requests.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", answer)
+    visited.page.on("console", lambda message: visited.complaints.append(message.text))
+    visited.page.on("pageerror", lambda error: visited.complaints.append(str(error)))
+    try:
+        visited.page.goto(path.as_uri())
+        yield visited
+    finally:
+        context.close()
