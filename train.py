@@ -55,7 +55,7 @@ from segformer.checkpoints import (
 from segformer.config import variant_of
 from segformer.interrupts import Interrupted, StopRequest
 from segformer.pictures import contact_sheet, label_map_picture, overlay, palette
-from segformer.publish import check_login, upload_folder
+from segformer.publish import check_login, full_id, publish_run, shareable
 from segformer.ranks import (
     ALONE,
     Ranks,
@@ -164,6 +164,8 @@ class TrainConfig:
             raise ValueError(f"max_steps is {self.max_steps} and num_train_epochs {self.num_train_epochs}: no steps")
         if self.eval_only and self.checkpoint is None:
             raise ValueError("eval_only needs a --checkpoint to score")
+        if self.eval_only and self.push_to_hub:
+            raise ValueError("eval_only leaves scores and no model; there is nothing for push_to_hub to upload")
         if self.eval_only and self.resume_from_checkpoint is not None:
             raise ValueError("eval_only scores --checkpoint, in a folder of its own; it goes on with no run")
         if self.load_best_model_at_end and math.lcm(self.eval_steps, self.save_steps) != self.save_steps:
@@ -707,13 +709,14 @@ class Run:
         self.unread: list[StepResult] = []  # of the steps since the last entry of the log
         if resumed:
             self._resume(resumed)
-        if config.push_to_hub and self.ranks.is_writer:
-            check_login()
+        publishing = config.push_to_hub and self.ranks.is_writer
+        account = check_login(config.hub_model_id) if publishing else None
         if config.compile:
             self.model.compile()
         self.trained = distribute(self.model, self.ranks, self.device)
         # Only now, when nothing is left that could refuse to start, is the output folder touched.
         self.output_dir = self.ranks.share(self._claim_output_dir(resumed) if self.ranks.is_writer else None)
+        self.repository = full_id(config.hub_model_id, self.output_dir, account) if account else None
         self.log = Log(self.output_dir, self.progress.step) if self.ranks.is_writer else None
         self.results: dict[str, Any] = {}
 
@@ -754,6 +757,11 @@ class Run:
         """What tells the training rows from others."""
         count = len(self.train_samples)
         return {"count": count, "first": self.train_samples.name(0), "last": self.train_samples.name(count - 1)}
+
+    @property
+    def parameters(self) -> int:
+        """How many there are in the model."""
+        return sum(weight.numel() for weight in self.model.parameters())
 
     @property
     def rows_per_step(self) -> int:
@@ -950,10 +958,10 @@ class Run:
             self.evaluate(log=False)
         if self.ranks.is_writer:
             self.write_results()
-            parameters = sum(weight.numel() for weight in self.model.parameters())
-            write_card(self.output_dir, self.model.config.num_labels, parameters, self.results, asdict(self.config))
-            if self.config.push_to_hub:
-                print(f"published as {upload_folder(self.output_dir, self.config.hub_model_id)}")
+            num_labels, settings = self.model.config.num_labels, asdict(self.config)
+            write_card(self.output_dir, num_labels, self.parameters, self.results, settings, self.repository)
+            if self.repository:
+                print(f"published as {publish_run(self.output_dir, self.repository)}")
         self.ranks.wait()  # all leave together
 
     def write_results(self) -> None:
@@ -967,10 +975,10 @@ class Run:
     def describe(self) -> None:
         """Keep what the report says of the run as a whole."""
         RunDescription(
-            settings=asdict(self.config),
+            settings=shareable(asdict(self.config)),
             class_names=[name.strip() for name in self.model.config.id2label.values()],
             model=f"SegFormer-{(variant_of(self.model.config) or 'custom').upper()}",
-            parameters=sum(weight.numel() for weight in self.model.parameters()),
+            parameters=self.parameters,
             train_images=len(self.train_samples),
             eval_images=len(self.eval_samples),
             image_size=list(self.processor.size),
@@ -1036,6 +1044,8 @@ def train(config: TrainConfig) -> Path:
 def main() -> int:
     """Run from the command line; a mistake in the settings or the data is one line, not a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for client in ("httpx", "httpx2"):  # they tell every request, with addresses that are signed
+        logging.getLogger(client).setLevel(logging.WARNING)
     config = parse_arguments()
     try:
         train(config)

@@ -1,7 +1,9 @@
-"""A Hub on 127.0.0.1 that serves the repositories put into it to the real client."""
+"""A Hub on 127.0.0.1 that serves the repositories put into it to the real client, and takes what that uploads."""
 
+import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,6 +11,9 @@ from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 Files = dict[str, bytes]
 
@@ -41,11 +46,36 @@ class Repository:
         return next((name for name in self.revisions if revision in (name, self.commit(name))), None)
 
 
+@dataclass(frozen=True)
+class Account:
+    """Who a token belongs to, with organisations, and its ``role``: "write", "read" or "fineGrained"."""
+
+    name: str
+    organisations: tuple[str, ...] = ()
+    role: str = "write"
+
+    def may_write(self, repository_id: str) -> bool:
+        return self.role != "read" and repository_id.partition("/")[0] in (self.name, *self.organisations)
+
+    def describe(self) -> dict[str, Any]:
+        token = {"displayName": "test", "role": self.role, "createdAt": "2026-01-01T00:00:00.000Z"}
+        organisations = [{"type": "org", "name": name, "roleInOrg": "write"} for name in self.organisations]
+        return {
+            "type": "user",
+            "name": self.name,
+            "orgs": organisations,
+            "auth": {"type": "access_token", "accessToken": token},
+        }
+
+
 class HubServer:
     """``repositories`` by id (data sets begin with ``datasets/``); ``log`` holds each request as method and path.
 
     ``sent_bytes`` counts what left for each path of a repository. ``cuts`` holds, for the next answers with content,
     after how many bytes the connection is cut; ``page`` is sent in place of any content, as a captive portal does.
+
+    ``accounts`` holds, by token, who may write; ``large_files`` what was uploaded the way of LFS, by digest; and
+    ``refusals`` the status that answers every request with a certain part in its method and path, where 0 hangs up.
     """
 
     def __init__(self) -> None:
@@ -54,6 +84,9 @@ class HubServer:
         self.sent_bytes: dict[str, int] = {}
         self.cuts: list[int] = []
         self.page: bytes | None = None
+        self.accounts: dict[str, Account] = {}
+        self.large_files: Files = {}
+        self.refusals: dict[str, int] = {}
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -80,6 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def log_message(self, *_: Any) -> None:
         self.hub.log.append(f"{self.command} {unquote(self.path)}")
 
@@ -87,7 +123,15 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = url.path
         query = {key: value[0] for key, value in parse_qs(url.query).items()}
-        if "/resolve/" in path:
+        self._asked = self._read_body()
+        refusal = next((status for part, status in self.hub.refusals.items() if part in f"{self.command} {path}"), None)
+        if refusal == 0:
+            self.close_connection = True
+        elif refusal is not None:  # with more in it than a server should say
+            self._send_json({"error": f"refused {self.headers.get('Authorization')}"}, refusal)
+        elif self._takes(path):
+            pass
+        elif "/resolve/" in path:
             repository_id, _, rest = path.removeprefix("/").partition("/resolve/")
             revision, _, name = rest.partition("/")
             self._resolve(repository_id, unquote(revision), unquote(name))
@@ -107,7 +151,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _information(self, repository_id: str, about: list[str]) -> None:
         """What a repository is at a revision, and what its files weigh: /revision/R, /paths-info/R, /tree/R/folder."""
-        asked = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         repository = self._open(repository_id)
         if repository is None:
             return
@@ -118,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = repository.revisions[branch]
         if about[:1] == ["paths-info"]:
-            wanted = _paths_in(asked)
+            wanted = _paths_in(self._asked)
             found = [_entry(path, files[path]) for path in wanted if path in files]
             folders = [path for path in wanted if any(name.startswith(f"{path}/") for name in files)]
             self._send_json(found + [{"type": "directory", "path": path, "oid": "0" * 40} for path in folders])
@@ -171,6 +214,131 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         self._send_json({"discussions": found, "count": len(found), "start": 0})
 
+    def _takes(self, path: str) -> bool:
+        """Answer what an upload asks for, and say whether the request was one of that."""
+        if path == "/api/whoami-v2":
+            if account := self._account():
+                self._send_json(account.describe())
+        elif path == "/api/repos/create":
+            self._create(**json.loads(self._asked))
+        elif path == "/api/validate-yaml":
+            problem = _problem_of_card(json.loads(self._asked)["content"])
+            errors = [{"message": problem}] if problem else []
+            self._send_json({"errors": errors, "warnings": []}, 400 if errors else 200)
+        elif path.startswith("/api/models/") and "/preupload/" in path:
+            if repository := self._open_to_write(path.removeprefix("/api/models/").partition("/preupload/")[0]):
+                self._choose_ways(repository)
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            if self._open_to_write(path.removeprefix("/").removesuffix(".git/info/lfs/objects/batch")):
+                self._send_json({"transfer": "basic", "objects": [self._place(e) for e in self._json()["objects"]]})
+        elif path.startswith("/lfs/"):
+            self._keep_large_file(path.removeprefix("/lfs/"))
+        elif path.startswith("/api/models/") and "/commit/" in path:
+            repository_id, _, revision = path.removeprefix("/api/models/").partition("/commit/")
+            if repository := self._open_to_write(repository_id):
+                self._commit(repository_id, repository, unquote(revision))
+        else:
+            return False
+        return True
+
+    def _create(self, name: str, organization: str | None, visibility: str | None = None, **_: Any) -> None:
+        account = self._account()
+        if account is None:
+            return
+        repository_id = f"{organization or account.name}/{name}"
+        address = {"url": f"{self.hub.url}/{repository_id}", "name": repository_id}
+        if not account.may_write(repository_id):
+            self._send_json({"error": f"You don't have the rights to create {repository_id}"}, 403)
+        elif repository_id in self.hub.repositories:
+            self._send_json({"error": "You already created this model repo", **address}, 409)
+        else:
+            first = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
+            owner = self._token() if visibility == "private" else None
+            self.hub.repositories[repository_id] = Repository({"main": first}, private_token=owner, in_storage=())
+            self._send_json(address)
+
+    def _choose_ways(self, repository: Repository) -> None:
+        """For each file "regular", inside the commit, or "lfs"; and what is there already, as git or LFS name it."""
+        chosen = []
+        for file in self._json()["files"]:
+            path, present = file["path"], repository.revisions["main"].get(file["path"])
+            is_large = file["size"] > 10 * 2**20 or path.endswith(".safetensors")
+            way = "lfs" if is_large or not _is_text(base64.b64decode(file["sample"])) else "regular"
+            known = {} if present is None else {"oid": _digest(present) if way == "lfs" else _git_digest(present)}
+            chosen.append({"path": path, "uploadMode": way, "shouldIgnore": False, **known})
+        self._send_json({"files": chosen})
+
+    def _place(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Where a large file is to be put, unless it is there."""
+        answer = {"oid": wanted["oid"], "size": wanted["size"]}
+        if wanted["oid"] in self.hub.large_files:
+            return answer
+        verify = {"href": f"{self.hub.url}/lfs/verify", "header": {}}
+        upload = {"href": f"{self.hub.url}/lfs/{wanted['oid']}", "header": {}}
+        return {**answer, "authenticated": True, "actions": {"upload": upload, "verify": verify}}
+
+    def _keep_large_file(self, digest: str) -> None:
+        if digest == "verify":
+            asked = self._json()
+            self._send(200 if len(self.hub.large_files.get(asked["oid"], b"")) == asked["size"] else 404)
+        elif _digest(self._asked) == digest:
+            self.hub.large_files[digest] = self._asked
+            self._send(200)
+        else:
+            self._send(400)
+
+    def _commit(self, repository_id: str, repository: Repository, revision: str) -> None:
+        """Take the files that a commit brings or names; all of them or none."""
+        files = dict(repository.revisions[revision])
+        large = list(repository.in_storage)
+        for line in self._asked.splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile" and value["oid"] in self.hub.large_files:
+                files[value["path"]] = self.hub.large_files[value["oid"]]
+                large.append(value["path"])
+            elif entry["key"] != "header":
+                self._send_json({"error": f"cannot take {entry}"}, 400)
+                return
+        repository.revisions[revision], repository.in_storage = files, tuple(large)
+        commit = repository.commit(revision)
+        self._send_json({"commitUrl": f"{self.hub.url}/{repository_id}/commit/{commit}", "commitOid": commit})
+
+    def _token(self) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
+    def _account(self) -> Account | None:
+        """Who asks, or None after a refusal was sent."""
+        account = self.hub.accounts.get(self._token())
+        if account is None:
+            self._send(401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
+        return account
+
+    def _open_to_write(self, repository_id: str) -> Repository | None:
+        """The repository, or None after a refusal was sent."""
+        account = self._account()
+        if account is None:
+            return None
+        if not account.may_write(repository_id):
+            self._send_json({"error": "Forbidden: pass a token that may write"}, 403)
+            return None
+        return self._open(repository_id)
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        pieces = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def _json(self) -> dict[str, Any]:
+        return json.loads(self._asked)
+
     def _open(self, repository_id: str) -> Repository | None:
         """The repository, or None after a refusal was sent."""
         repository = self.hub.repositories.get(repository_id)
@@ -178,7 +346,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "RepoNotFound")
         elif repository.gated:
             self._refuse(403, "GatedRepo")
-        elif repository.private_token not in (None, self.headers.get("Authorization", "").removeprefix("Bearer ")):
+        elif repository.private_token not in (None, self._token()):
             self._refuse(401, "RepoNotFound")
         else:
             return repository
@@ -187,8 +355,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
         self._send(status, headers={"X-Error-Code": code, **(headers or {})})
 
-    def _send_json(self, answer: Any) -> None:
-        self._send(200, json.dumps(answer).encode())
+    def _send_json(self, answer: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def _send(
         self, status: int, content: bytes = b"", headers: dict[str, str] | None = None, name: str | None = None
@@ -218,6 +386,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(piece)
             if name:
                 self.hub.sent_bytes[name] = self.hub.sent_bytes.get(name, 0) + len(piece)
+
+
+def _git_digest(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _is_text(sample: bytes) -> bool:
+    """Whether a file begins as text does; its first bytes may end in the middle of a character."""
+    return b"\0" not in sample and "\ufffd" not in sample[:-4].decode(errors="replace")
+
+
+def _problem_of_card(content: str) -> str | None:
+    """What the Hub would refuse in the head of a README.md, as far as this knows its rules."""
+    head = REGEX_YAML_BLOCK.search(content)
+    try:
+        metadata = yaml.safe_load(head.group(2)) if head else {}
+    except yaml.YAMLError as error:
+        return f"not valid YAML: {error}"
+    if not isinstance(metadata, dict):
+        return "the head has to be a mapping"
+    name = metadata.get("license_name")
+    if name is not None and (metadata.get("license") != "other" or not re.fullmatch("[a-z0-9-.]+", name)):
+        return f'"license_name" {name!r} takes license: other and lower case letters, digits, - and .'
+    return None
 
 
 def _pieces(content: bytes) -> Iterator[memoryview]:
