@@ -38,6 +38,8 @@ class Repository:
     in_storage: tuple[str, ...] = (".parquet",)
 
     def commit(self, revision: str) -> str:
+        if re.fullmatch("[0-9a-f]{40}", revision):  # a commit that is known by name
+            return revision
         files = self.revisions[revision]
         return hashlib.sha1("".join(name + _digest(files[name]) for name in sorted(files)).encode()).hexdigest()
 
