@@ -1,4 +1,4 @@
-"""The datasets of the recipes: SceneParse150 from shards, and the augmentations that train on it."""
+"""The data of the recipes: SceneParse150 and whatever is like it."""
 
 from data.sceneparse import SceneParse150, train_test_split
 

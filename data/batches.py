@@ -136,7 +136,9 @@ class Samples(Dataset[Sample]):
         """The photo of a row and its raw label map. Raises ValueError for a row without one."""
         image, label_map = self.dataset[row]
         if label_map is None:
-            raise ValueError(f"row {self.name(row)} has no annotation; train and evaluate on an annotated split")
+            raise ValueError(
+                f"row {row}, {self.name(row)}, has no annotation; train and evaluate on an annotated split"
+            )
         return image, label_map
 
     def name(self, row: int) -> str:

@@ -14,10 +14,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of errors that a full disk o
 
 
 def cache_folder() -> Path:
-    """``segformer`` in the Hub's own cache folder, which HF_HOME or XDG_CACHE_HOME moves to another disk."""
-    home = os.environ.get("HF_HOME")
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return (Path(home) if home else caches / "huggingface").expanduser() / "segformer"
+    """``segformer`` beside the Hub's own cache, which HF_HUB_CACHE, HF_HOME or XDG_CACHE_HOME moves to another disk."""
+    if hub_cache := os.environ.get("HF_HUB_CACHE"):
+        return _expanded(hub_cache).parent / "segformer"
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return _expanded(home) / "segformer"
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expandvars(path)).expanduser()
 
 
 def make_once(path: Path, make: Callable[[Path], None], needed_bytes: int = 0) -> Path:

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.labels import SCENE_PARSE_LABELS, LabelRule
 
+# No others: Pillow runs programs to open some (EPS), JPEG blurs class ids, and GIF may number them anew.
+_PHOTO_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
+_LABEL_FORMATS = ("PNG", "BMP", "TIFF")
 _ORIENTATION = 0x0112  # the EXIF tag
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,6 +39,8 @@ def decode_pair(
     Raises ValueError for a file that does not decode or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, a label
     map that is not one channel of at most 8 bits, sizes that differ and values that the rule does not allow.
     """
+    if not image_bytes:
+        raise ValueError(f"image of {where} holds no bytes; a row needs the encoded file itself, not only its path")
     image, orientation = _decode_image(image_bytes, where)
     if annotation_bytes is None:
         return image, None
@@ -49,7 +54,7 @@ def decode_pair(
 
 def _decode_image(encoded: bytes | None, where: str) -> tuple[Image.Image, int]:
     """The photo upright in RGB, and the EXIF orientation in which it was stored."""
-    with _opened(encoded or b"", f"image of {where}") as stored:
+    with _opened(encoded or b"", f"image of {where}", _PHOTO_FORMATS) as stored:
         orientation = int(stored.getexif().get(_ORIENTATION, 1))
         stored.info.pop("exif", None)  # or Pillow encodes it anew, which a mistyped entry makes impossible
         image = ImageOps.exif_transpose(stored)
@@ -59,8 +64,11 @@ def _decode_image(encoded: bytes | None, where: str) -> tuple[Image.Image, int]:
 
 
 def _decode_label_map(encoded: bytes, where: str, rule: LabelRule) -> Image.Image:
-    with _opened(encoded, f"annotation of {where}") as stored:
-        mode, step = stored.mode, _GREY_STEPS.get(_raw_mode(stored), 1)
+    with _opened(encoded, f"annotation of {where}", _LABEL_FORMATS) as stored:
+        mode, raw_mode = stored.mode, _raw_mode(stored)
+        if raw_mode.endswith("I") and ";" in raw_mode:
+            raise ValueError(f"stored inverted, as {raw_mode}")
+        step = _GREY_STEPS.get(raw_mode, 1)
         pixels = np.asarray(stored)
     if mode not in ("1", "L", "P"):
         raise ValueError(
@@ -78,11 +86,11 @@ def _raw_mode(stored: Image.Image) -> str:
 
 
 @contextmanager
-def _opened(encoded: bytes, what: str) -> Iterator[Image.Image]:
+def _opened(encoded: bytes, what: str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """An encoded image, of which Pillow has read the header; whatever is wrong with it becomes a ValueError."""
     _silence_size_warning()
     try:
-        with Image.open(io.BytesIO(encoded)) as stored:
+        with Image.open(io.BytesIO(encoded), formats=formats) as stored:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and stored.width * stored.height > limit:
                 size = f"{stored.width} x {stored.height} pixels"
@@ -91,7 +99,9 @@ def _opened(encoded: bytes, what: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:  # Pillow raises it itself from twice the limit on
         raise ValueError(f"{what} is too large ({error}); make it smaller") from error
     except Exception as error:  # Pillow's decoders raise what they like for damaged files
-        raise ValueError(f"{what} does not decode ({type(error).__name__})") from error
+        said = str(error) if isinstance(error, ValueError) else type(error).__name__
+        hint = f"; it must be {' or '.join(formats)}" if isinstance(error, UnidentifiedImageError) else ""
+        raise ValueError(f"{what} does not decode ({said}){hint}") from error
 
 
 @cache

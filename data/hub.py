@@ -13,31 +13,38 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
-from collections.abc import Collection
+import tempfile
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import HfApi, HfFileSystem, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff  # type: ignore[attr-defined]
 from tqdm import tqdm
 
 from data.cache import cache_folder, make_once
 from data.prepared import PreparedRows, write_rows
-from data.shards import DAMAGE, RowGroups, Rows, Shard
+from data.shards import DAMAGE, RowGroups, Rows, Shard, damaged
 
 SCENE_PARSE_150 = "scene_parse_150"
 _HOME = "zhoubolei/scene_parse_150"
 _CONVERTED = "refs/convert/parquet"  # where the Hub puts the parquet form of a dataset that has another
 _SOURCE = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(:(?P<configuration>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _FOOTER_BYTES = 2**16  # asked for at first; more if the footer says that it is longer
 _MOST = 0.5  # beyond this share of a shard, fetching it whole is the quicker way
 _PATIENCE_SECONDS = 10.0
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -58,27 +65,15 @@ class HubSource:
         return cls(match["name"], match["configuration"], match["revision"]) if match else None
 
     def list_files(self) -> HubFiles | Path:
-        """The parquet files at the revision, or at the Hub's conversion if it has none.
+        """The parquet files at the revision; without one, those of main or, if it has none, of the Hub's conversion.
 
         Without network: as they were listed before, or a folder of the Hub's cache. Raises FileNotFoundError for a
         repository or revision that is not there, OSError if it is out of reach and nothing of it is cached.
         """
-        for revision in [self.revision] if self.revision else ["main", _CONVERTED]:
-            try:
-                listed = self._list(revision)
-            except OSError as error:
-                problem = error
-                continue
-            if isinstance(listed, Path) or listed.paths:
-                return listed
-            problem = FileNotFoundError(f"dataset {self.name!r} has no *.parquet at revision {revision!r}")
-        raise problem
-
-    def _list(self, revision: str) -> HubFiles | Path:
         try:
-            info = HfApi().dataset_info(self.name, revision=revision, timeout=_PATIENCE_SECONDS)
+            info = HfApi().dataset_info(self.name, revision=self.revision, timeout=_PATIENCE_SECONDS)
         except RevisionNotFoundError as error:
-            raise FileNotFoundError(f"dataset {self.name!r} has no revision {revision!r}") from error
+            raise FileNotFoundError(f"dataset {self.name!r} has no revision {self.revision!r}") from error
         except GatedRepoError as error:
             raise FileNotFoundError(
                 f"{self.name!r} is gated: accept its terms on the Hub, then `hf auth login`"
@@ -86,38 +81,55 @@ class HubSource:
         except (RepositoryNotFoundError, HFValidationError) as error:
             rule = "is neither a file or folder here nor a dataset on the Hub that this login may read"
             raise FileNotFoundError(f"{self.name!r} {rule}") from error
-        except (
-            Exception
-        ) as error:  # each release of the client has another network library, and lets its errors through
-            return self._listed_before(revision, error)
-        paths = sorted(file.rfilename for file in info.siblings or [] if file.rfilename.endswith(".parquet"))
-        self._remember(revision, info.sha or revision, paths)
-        return HubFiles(self.name, info.sha or revision, paths)
+        # Each release of the client has another network library, and lets its errors through.
+        except Exception as error:
+            return self._listed_before(error)
+        names = [file.rfilename for file in info.siblings or []]
+        commit, paths = str(info.sha), sorted(name for name in names if name.endswith(".parquet"))
+        if not paths and self.revision is None:
+            return HubSource(self.name, self.configuration, _CONVERTED).list_files()
+        if not _COMMIT.fullmatch(commit) or any(Path(path).is_absolute() or ".." in Path(path).parts for path in paths):
+            raise OSError(f"the Hub's listing of dataset {self.name!r} makes no sense: commit {commit!r}")
+        self._remember(commit, paths)
+        return HubFiles(self.name, commit, paths)
 
-    def _listing(self, revision: str) -> Path:
-        return _cache_of(self.name) / "revisions" / f"{revision}.json"
+    @property
+    def _listing(self) -> Path:
+        return _cache_of(self.name) / "revisions" / f"{quote(self.revision or 'main', safe='')}.json"
 
-    def _remember(self, revision: str, commit: str, paths: list[str]) -> None:
-        listing = self._listing(revision)
-        listing.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = listing.with_name(f"{listing.name}.unfinished")
-        unfinished.write_text(json.dumps({"commit": commit, "paths": paths}), encoding="utf-8")
-        unfinished.replace(listing)
+    def _remember(self, commit: str, paths: list[str]) -> None:
+        """Keep the listing for a start without network; a cache that cannot be written to is no reason to stop."""
+        listed = json.dumps({"commit": commit, "paths": paths})
+        with suppress(OSError):
+            if self._listing.is_file() and self._listing.read_text(encoding="utf-8") == listed:
+                return
+            self._listing.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, unfinished = tempfile.mkstemp(dir=self._listing.parent)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(listed)
+            os.replace(unfinished, self._listing)
 
-    def _listed_before(self, revision: str, error: Exception) -> HubFiles | Path:
+    def _listed_before(self, error: Exception) -> HubFiles | Path:
         """What is known of the repository without asking the Hub."""
-        if self._listing(revision).is_file():
-            known = json.loads(self._listing(revision).read_text(encoding="utf-8"))
-            if not constants.HF_HUB_OFFLINE:
-                logger.warning("the Hub is out of reach; using %s as it was listed before", self.name)
-            return HubFiles(self.name, known["commit"], known["paths"])
-        try:
-            return Path(snapshot_download(self.name, repo_type="dataset", revision=revision, local_files_only=True))
-        except Exception:
-            raise OSError(
-                f"cannot reach the Hub for dataset {self.name!r} ({type(error).__name__}), and nothing of its revision "
-                f"{revision} is cached; connect, or pass a folder of shards"
-            ) from error
+        tried = [self] if self.revision else [self, HubSource(self.name, self.configuration, _CONVERTED)]
+        for source in tried:
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                known = json.loads(source._listing.read_text(encoding="utf-8"))
+                files = HubFiles(self.name, str(known["commit"]), [str(path) for path in known["paths"]])
+                if not constants.HF_HUB_OFFLINE:
+                    logger.warning("the Hub is out of reach; using %s as it was listed before", self.name)
+                return files
+        for source in tried:
+            with suppress(Exception):
+                cached = snapshot_download(
+                    self.name, repo_type="dataset", revision=source.revision, local_files_only=True
+                )
+                logger.warning("the Hub is out of reach; using what its cache holds of %s in %s", self.name, cached)
+                return Path(cached)
+        raise OSError(
+            f"cannot reach the Hub for dataset {self.name!r} ({type(error).__name__}), and nothing of it is cached; "
+            "connect, or pass a folder of shards"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -145,8 +157,7 @@ class HubShard:
         self.commit = commit
         self.path = path
         self._folder = _cache_of(repository) / commit / path
-        make_once(self._folder / "footer", self._fetch_footer)
-        self._metadata = pq.read_metadata(self._folder / "footer")
+        self._metadata = self._read_footer()
         self.groups = RowGroups(self._metadata, str(self))
         self.num_rows: int = self._metadata.num_rows
         self.scene_categories = self.groups.scene_categories
@@ -157,13 +168,13 @@ class HubShard:
     def ready(self, rows: Collection[int]) -> Rows:
         """These rows from the cache, where their row groups or the whole shard are brought first."""
         wanted = self.groups.of(rows)
-        if not wanted:
-            return self
-        share = sum(self._span(group)[1] - self._span(group)[0] for group in wanted) / self._span()[1]
-        if share > _MOST:
-            path = hf_hub_download(self.repository, self.path, repo_type="dataset", revision=self.commit)
-            return Shard(Path(path)).ready(rows)
         missing = [group for group in wanted if not self._copy(group).exists()]
+        spans = [self._span(group) for group in range(len(self.groups.ends))]
+        if sum(spans[group][1] - spans[group][0] for group in missing) > _MOST * max(
+            (end for _, end in spans), default=0
+        ):
+            download = partial(hf_hub_download, self.repository, self.path, repo_type="dataset", revision=self.commit)
+            return Shard(Path(_ask(str(self), download))).ready(rows)
         for group in tqdm(missing, f"fetching {self.path}", leave=False, disable=None, unit="row group"):
             start, stop = self._span(group)
             make_once(self._copy(group), partial(self._write, group), stop - start)
@@ -179,38 +190,42 @@ class HubShard:
 
     def open_copy(self, group: int) -> PreparedRows:
         """A row group that was fetched."""
-        first = self.groups.ends[group - 1] if group else 0
-        return PreparedRows(self._copy(group), str(self), self.scene_categories, first)
+        return PreparedRows(self._copy(group), str(self), self.scene_categories)
 
     def _copy(self, group: int) -> Path:
         return self._folder / f"group-{group}.arrow"
 
-    def _fetch_footer(self, path: Path) -> None:
-        remote = RemoteFile(self.repository, self.commit, self.path)
-        remote.fetch(max(0, remote.size - _FOOTER_BYTES), remote.size)
+    def _read_footer(self) -> pq.FileMetaData:
+        path = make_once(self._folder / "footer", self._fetch_footer)
         try:
-            pq.read_metadata(pa.PythonFile(remote)).write_metadata_file(path)
+            return pq.read_metadata(path)
+        except DAMAGE:  # of the cache's file, not the Hub's
+            path.unlink()
+            return pq.read_metadata(make_once(path, self._fetch_footer))
+
+    def _fetch_footer(self, path: Path) -> None:
+        try:
+            pq.read_metadata(pa.PythonFile(RemoteFile(self.repository, self.commit, self.path))).write_metadata_file(
+                path
+            )
         except DAMAGE as error:
-            raise ValueError(f"{self} is not a whole parquet file: {error}") from error
+            raise damaged(f"{self} is not a whole parquet file", error) from error
 
     def _write(self, group: int, path: Path) -> None:
         write_rows(path, [self._fetch(group)])
 
     def _fetch(self, group: int) -> pa.Table:
-        remote = RemoteFile(self.repository, self.commit, self.path)
-        remote.fetch(*self._span(group))
+        remote = RemoteFile(self.repository, self.commit, self.path, self._span(group))
         try:
-            return pq.ParquetFile(pa.PythonFile(remote), metadata=self._metadata).read_row_group(
-                group, columns=self.groups.columns
-            )
+            file = pq.ParquetFile(pa.PythonFile(remote), metadata=self._metadata)
+            return file.read_row_group(group, columns=self.groups.columns)
         except DAMAGE as error:
-            raise ValueError(f"{self} breaks off or is damaged in row group {group}: {error}") from error
+            raise damaged(f"{self} breaks off or is damaged in row group {group}", error) from error
 
-    def _span(self, group: int | None = None) -> tuple[int, int]:
-        """The bytes of the file, from and to, that a row group lies in; of all row groups if none is named."""
-        groups = range(self._metadata.num_row_groups) if group is None else [group]
-        parts = [self._metadata.row_group(i) for i in groups]
-        columns = [part.column(i) for part in parts for i in range(part.num_columns)]
+    def _span(self, group: int) -> tuple[int, int]:
+        """The bytes of the file, from and to, that a row group lies in."""
+        part = self._metadata.row_group(group)
+        columns = [part.column(i) for i in range(part.num_columns)]
         starts = [min(c.data_page_offset, c.dictionary_page_offset or c.data_page_offset) for c in columns]
         ends = [start + c.total_compressed_size for start, c in zip(starts, columns, strict=True)]
         return min(starts), max(ends)
@@ -240,32 +255,41 @@ class FetchedRows:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file on the Hub as pyarrow reads one, each fetched span in one ranged request and read from memory then."""
+    """A file on the Hub as pyarrow reads one: each span in one ranged request, tried again where the connection is cut.
 
-    def __init__(self, repository: str, commit: str, path: str) -> None:
-        self._path = f"datasets/{repository}@{commit}/{path}"
-        self._files = HfFileSystem()
+    The first request brings ``span``, from and to, or the end of the file, with which the Hub tells its size.
+    """
+
+    def __init__(self, repository: str, commit: str, path: str, span: tuple[int, int] | None = None) -> None:
+        self._name = f"{repository}/{path}"
+        self._url = hf_hub_url(repository, path, repo_type="dataset", revision=commit)
         self._spans: list[tuple[int, bytes]] = []
         self._position = 0
-        self.size: int = self._call(lambda: self._files.info(self._path)["size"])
+        self.size = 0
+        self.fetch(*span) if span else self.fetch(-_FOOTER_BYTES, 0)
 
     def fetch(self, start: int, stop: int) -> None:
-        """Bring the bytes from ``start`` to ``stop``; a connection that is cut is tried again."""
-        content = self._call(lambda: self._files.cat_file(self._path, start, stop, cache_type="none"))
-        if len(content) != stop - start:
-            raise OSError(f"the Hub sent {len(content)} bytes of {self._path} where {stop - start} were asked for")
-        self._spans.append((start, content))
+        """Bring the bytes from ``start`` to ``stop``, or the last ones if ``start`` is below 0."""
+        wanted = f"bytes={start}-{stop - 1}" if start >= 0 else f"bytes={start}"
+        headers = build_hf_headers() | {"range": wanted, "accept-encoding": "identity"}
+        # A Hub that stalls must not hold up whoever waits for the same file for ever.
+        request = partial(http_backoff, "GET", self._url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
 
-    def _call(self, ask: Any) -> Any:
-        try:
-            return ask()
-        except FileNotFoundError:
-            raise
-        except (
-            Exception
-        ) as error:  # each release of the client has another network library, and lets its errors through
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise OSError(f"cannot fetch {self._path} from the Hub: {first_line}") from error
+        def ask() -> Any:
+            response = request()
+            hf_raise_for_status(response)
+            return response
+
+        answer = _ask(self._name, ask)
+        told, content = answer.headers.get("content-range", ""), answer.content
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", told)
+        first, self.size = (int(match[1]), int(match[3])) if match else (0, len(content))  # all of it, unasked
+        asked_for = (start, stop) if start >= 0 else (max(0, self.size + start), self.size)
+        if first > asked_for[0] or first + len(content) < asked_for[1]:
+            raise HubError(
+                f"the Hub sent {len(content)} bytes of {self._name} for {wanted}, which are others or too few"
+            )
+        self._spans.append((first, content))
 
     def readinto(self, buffer: Any) -> int:
         start, length = self._position, min(len(buffer), self.size - self._position)
@@ -291,6 +315,20 @@ class RemoteFile(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
+
+
+class HubError(OSError):
+    """The Hub did not give what it was asked for."""
+
+
+def _ask(name: str, request: Callable[[], T]) -> T:
+    """What the Hub answers; OSError in one line, without the signatures of addresses, where it does not."""
+    try:
+        return request()
+    # Each release of the client has another network library, and lets its errors through.
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise HubError(f"cannot fetch {name} from the Hub: " + re.sub(r"\?\S+", "", said)[:300]) from error
 
 
 def _cache_of(repository: str) -> Path:

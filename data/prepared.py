@@ -21,21 +21,32 @@ from data.cache import cache_folder, make_once
 _ENDING = ".arrow"
 
 
-def prepare(shard: Path, parts: Iterable[pa.Table], num_parts: int, needed_bytes: int) -> Path:
-    """The copy of a shard, written from ``parts`` unless there is one of the shard as it is now; a changed shard, told
-    by its size and time, has its old copy deleted.
+Version = tuple[int, int]  # of a file: its size and the time of its last change
 
-    Raises OSError, with the space that it takes, where the disk is full.
+
+def version_of(path: Path) -> Version:
+    """What tells a file from the one that it was before."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def prepare(shard: Path, version: Version, parts: Iterable[pa.Table], num_parts: int, needed_bytes: int) -> Path:
+    """The copy of a shard as it was at ``version``, written from ``parts`` unless it is there; older copies go.
+
+    Raises ValueError if the shard has changed meanwhile, and OSError, with the space that the copy takes, where the
+    disk is full.
     """
     shard = shard.resolve()
-    status = shard.stat()
     place = hashlib.sha256(str(shard).encode()).hexdigest()[:16]
-    copy = cache_folder() / "prepared" / place / f"{status.st_size}-{status.st_mtime_ns}{_ENDING}"
+    copy = cache_folder() / "prepared" / place / f"{version[0]}-{version[1]}{_ENDING}"
+    for stale in copy.parent.glob(f"*{_ENDING}*"):
+        if not stale.name.startswith(copy.name):
+            stale.unlink(missing_ok=True)
 
     def make(path: Path) -> None:
-        for stale in copy.parent.glob(f"*{_ENDING}"):
-            stale.unlink()
         write_rows(path, tqdm(parts, f"preparing {shard.name}", num_parts, leave=False, disable=None))
+        if version_of(shard) != version:
+            raise ValueError(f"{shard} changed while it was read; start again")
 
     return make_once(copy, make, needed_bytes)
 
@@ -53,15 +64,13 @@ def write_rows(path: Path, parts: Iterable[pa.Table]) -> None:
 class PreparedRows:
     """The rows of an Arrow file, mapped into memory.
 
-    ``name`` is what they were copied from, for messages, and ``first_row`` the number of its first row in there. Raises
-    ValueError, naming the file, for one that is damaged.
+    ``name`` is what they were copied from, for messages. Raises ValueError, naming the file, for one that is damaged.
     """
 
-    def __init__(self, path: Path, name: str, scene_categories: list[str], first_row: int = 0) -> None:
+    def __init__(self, path: Path, name: str, scene_categories: list[str]) -> None:
         self.path = path
         self.name = name
         self.scene_categories = scene_categories
-        self.first_row = first_row
         self._batches = self._map()
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
         self.num_rows = self._ends[-1] if self._ends else 0
@@ -81,7 +90,7 @@ class PreparedRows:
 
     def where(self, row: int) -> str:
         """Row and file, for messages."""
-        return f"row {self.first_row + row} in {self.name}"
+        return f"row {row} in {self.name}"
 
     def _map(self) -> list[pa.RecordBatch]:
         try:
@@ -89,6 +98,8 @@ class PreparedRows:
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
             for batch in batches:
                 batch.validate()
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.path} is gone, for {self.name} has changed since; start again") from error
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{self.path} is damaged ({error}); delete it, and it is made anew") from error
         return batches

@@ -18,14 +18,15 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.prepared import PreparedRows, prepare
+from data.prepared import PreparedRows, prepare, version_of
 
 COLUMNS = ("image", "annotation", "scene_category")
 DAMAGE = (OSError, pa.ArrowException, IndexError)  # what pyarrow raises for damaged files
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _ROWS_PER_GROUP = 100  # as on the Hub
 _GROUP_BYTES = 2**28
-_CACHED_GROUPS = 8  # of about 5 MB each
+_CACHED_GROUPS, _CACHED_BYTES = 8, 2**26  # what a process keeps of a shard, on the Hub about 5 MB a group
+_MOST_GROUP_BYTES = 2**31
 
 
 class Rows(Protocol):
@@ -52,6 +53,9 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.is_file():
+            raise FileNotFoundError(f"no shard {path}; it may have been moved since it was found")
+        self._version = version_of(path)
         self._process = os.getpid()
         self._file: pq.ParquetFile | None = None
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
@@ -61,14 +65,15 @@ class Shard:
         self.scene_categories = self.groups.scene_categories
 
     def ready(self, rows: Collection[int]) -> Rows:
-        """Itself while the rows' groups fit in memory; beyond that a copy on disk from which single rows can be read.
+        """Itself while the rows' groups are few and light; beyond that a copy on disk that gives single rows.
 
         A shard gives nothing smaller than a row group, so rows in random order would cost a hundred times their size.
         """
-        if len(self.groups.of(rows)) <= _CACHED_GROUPS:
+        wanted = self.groups.of(rows)
+        if len(wanted) <= _CACHED_GROUPS and sum(self.groups.bytes[group] for group in wanted) <= _CACHED_BYTES:
             return self
         parts = (self._read(group) for group in range(len(self.groups.ends)))
-        copy = prepare(self.path, parts, len(self.groups.ends), self.groups.total_bytes)
+        copy = prepare(self.path, self._version, parts, len(self.groups.ends), sum(self.groups.bytes))
         return PreparedRows(copy, str(self.path), self.scene_categories)
 
     def row(self, row: int) -> dict[str, Any]:
@@ -93,18 +98,29 @@ class Shard:
         try:
             return self._open().read_row_group(group, columns=self.groups.columns)
         except DAMAGE as error:
-            raise ValueError(f"{self.path} breaks off or is damaged in row group {group}: {error}") from error
+            raise damaged(f"{self.path} breaks off or is damaged in row group {group}", error) from error
 
     def _open(self) -> pq.ParquetFile:
         if self._file is None:
+            if not self.path.is_file():
+                raise FileNotFoundError(f"{self.path} is gone; it was there when it was opened first")
+            if version_of(self.path) != self._version:
+                raise ValueError(f"{self.path} has changed since it was opened; start again")
             try:
                 self._file = pq.ParquetFile(self.path)
             except DAMAGE as error:
-                raise ValueError(f"{self.path} is not a whole parquet file: {error}") from error
+                raise damaged(f"{self.path} is not a whole parquet file", error) from error
         return self._file
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None, "_groups": OrderedDict()}
+
+
+def damaged(what: str, error: Exception) -> Exception:
+    """What to raise for what pyarrow raised: a ValueError that says what is damaged, or the system's own complaint."""
+    if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
+        return error
+    return ValueError(f"{what}: {error}; fetch or write it again")
 
 
 class RowGroups:
@@ -113,15 +129,21 @@ class RowGroups:
     def __init__(self, metadata: pq.FileMetaData, name: str) -> None:
         schema = metadata.schema.to_arrow_schema()
         for column in COLUMNS[:2]:
-            if column not in schema.names or not _holds_files(schema.field(column).type):
+            if schema.names.count(column) != 1 or not _holds_files(schema.field(column).type):
                 raise ValueError(
                     f"{name} has the columns {', '.join(schema.names)}; "
                     "a shard needs image and annotation, each a struct of bytes and path"
                 )
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         self.ends = list(accumulate(group.num_rows for group in groups))
-        self.total_bytes = sum(group.total_byte_size for group in groups)
-        self.columns = [column for column in COLUMNS if column in schema.names]
+        self.bytes = [int(group.total_byte_size) for group in groups]
+        if max(self.bytes, default=0) > _MOST_GROUP_BYTES:
+            raise ValueError(
+                f"{name} has a row group of {max(self.bytes)} bytes; write it with groups below {_MOST_GROUP_BYTES}"
+            )
+        self.columns = list(COLUMNS[:2])
+        if schema.names.count(COLUMNS[2]) == 1 and pa.types.is_integer(schema.field(COLUMNS[2]).type):
+            self.columns.append(COLUMNS[2])
         self.scene_categories = _scene_categories(schema)
 
     def place(self, row: int) -> tuple[int, int]:
@@ -166,7 +188,11 @@ def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
 
 
 def _holds_files(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0 or kind.get_field_index("path") < 0:
+        return False
+    encoded, path = kind.field("bytes").type, kind.field("path").type
+    holds_bytes = pa.types.is_binary(encoded) or pa.types.is_large_binary(encoded)
+    return holds_bytes and (pa.types.is_string(path) or pa.types.is_large_string(path) or pa.types.is_null(path))
 
 
 def _scene_categories(schema: pa.Schema) -> list[str]:
@@ -174,5 +200,5 @@ def _scene_categories(schema: pa.Schema) -> list[str]:
     try:
         entries = json.loads((schema.metadata or {})[b"huggingface"])
         return [str(name) for name in entries["info"]["features"]["scene_category"]["names"]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return []

@@ -10,8 +10,12 @@ SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "val": "validation",
+    "valid": "validation",
     "validation": "validation",
+    "dev": "validation",
+    "eval": "validation",
     "test": "test",
+    "testing": "test",
 }
 
 _BOUND = r"(-?\d+)(%?)"

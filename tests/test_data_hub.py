@@ -244,7 +244,10 @@ def test_one_of_several_configurations_has_to_be_named(hub: HubServer, home: Hom
     serve(hub, files, "datasets/org/scenes", "main")
     answer = home.start("org/scenes", "train")
     assert answer["error"] == "ValueError"
-    assert "name one: org/scenes:rooms, org/scenes:streets" in answer["message"]
+    assert (
+        "org/scenes has several configurations (rooms, streets); name one, as owner/name:configuration"
+        in answer["message"]
+    )
     assert "no configuration 'gardens'; it has rooms, streets" in home.start("org/scenes:gardens", "train")["message"]
     assert home.start("org/scenes:streets", "train")["numbers"] == [0, 1, 2]
 
@@ -320,6 +323,56 @@ def test_a_parquet_file_of_other_columns_is_refused_by_name(hub: HubServer, home
     answer = home.start("org/text", "train")
     assert answer["error"] == "ValueError"
     assert "org/text/train.parquet has the columns text; a shard needs image and annotation" in answer["message"]
+
+
+def test_a_request_that_fails_never_switches_to_another_revision(hub: HubServer, home: Home) -> None:
+    revisions = {
+        "main": {"train.parquet": shard(range(3))},
+        "refs/convert/parquet": {"train.parquet": shard(range(5, 8))},
+    }
+    hub.repositories["datasets/org/both"] = Repository(revisions)
+    hub.refusals = {"GET /api/datasets/org/both": 500}
+    answer = home.start("org/both", "train")
+    assert answer["error"] == "OSError"
+    assert "cannot reach the Hub for dataset 'org/both'" in answer["message"]
+    hub.refusals = {}
+    assert home.start("org/both", "train")["numbers"] == [0, 1, 2]
+
+
+def test_an_incomplete_cache_of_another_tool_is_not_taken_for_the_dataset(hub: HubServer, home: Home) -> None:
+    commit = "e" * 40
+    snapshot = home.folder / f"hub/datasets--zhoubolei--scene_parse_150/snapshots/{commit}/scene_parsing/train"
+    snapshot.mkdir(parents=True)
+    (snapshot / "0001.parquet").write_bytes(shard(range(3)))
+    refs = home.folder / "hub/datasets--zhoubolei--scene_parse_150/refs/refs/convert"
+    refs.mkdir(parents=True)
+    (refs / "parquet").write_text(commit)
+    answer = home.start("scene_parse_150", "train", HF_HUB_OFFLINE="1")
+    assert answer["error"] == "ValueError"
+    assert "lacks train/0000.parquet" in answer["message"]
+
+
+def test_slices_add_up_without_a_further_request(hub: HubServer, home: Home) -> None:
+    serve(hub, {SHARD: shard(range(500), padding=5000)})
+    home.start("scene_parse_150", "train[:40%]")
+    home.start("scene_parse_150", "train[40%:80%]")
+    assert home.start("scene_parse_150", "train[:80%]", HF_HUB_OFFLINE="1")["numbers"] == list(range(400))
+
+
+def test_a_damaged_footer_in_the_cache_is_fetched_anew(hub: HubServer, home: Home) -> None:
+    serve(hub, {SHARD: shard(range(300))})
+    home.start("scene_parse_150", "train[:2]")
+    (footer,) = home.folder.rglob("footer")
+    footer.write_bytes(b"")
+    assert home.start("scene_parse_150", "train[:2]")["numbers"] == [0, 1]
+
+
+def test_a_listing_that_points_outside_the_cache_is_refused(hub: HubServer, home: Home) -> None:
+    serve(hub, {"../../../../escaped.parquet": shard(range(3))}, "datasets/org/rooms", "main")
+    answer = home.start("org/rooms", "train")
+    assert answer["error"] == "OSError"
+    assert "listing of dataset 'org/rooms' makes no sense" in answer["message"]
+    assert not list(home.folder.parent.rglob("escaped*"))
 
 
 @pytest.mark.slow

@@ -611,7 +611,8 @@ def spoil(root: Path, *numbers: int) -> list[str]:
         image, annotation = root / f"images/{number:02d}.jpg", root / f"annotations/{number:02d}.png"
         if number % 4 == 0:
             image.write_bytes(b"no picture")
-            messages.append(f"image of {image} does not decode (UnidentifiedImageError)")
+            formats = "JPEG or PNG or BMP or WEBP or TIFF or GIF"
+            messages.append(f"image of {image} does not decode (UnidentifiedImageError); it must be {formats}")
         elif number % 4 == 1:
             annotation.write_bytes(encode(Image.new("L", (7, 5), 200)))
             messages.append(f"label map of {image} holds 200; its classes are 0 (other) to 150")
