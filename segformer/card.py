@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,7 +170,7 @@ def _metadata(
 
 
 def _dataset_on_hub(source: str) -> HubReference | None:
-    if source == "scene_parse_150" and not Path(source).exists():
+    if source == "scene_parse_150" and not os.path.exists(source):
         return _SCENE_PARSE_150
     return HubReference.parse(source)
 

@@ -38,7 +38,7 @@ class HubReference:
     def parse(cls, source: str) -> HubReference | None:
         """The repository that a source names, or None for what is here or can be no repository."""
         match = _REPOSITORY.fullmatch(source)
-        if match is None or Path(source).exists():
+        if match is None or os.path.exists(source):
             return None
         try:
             validate_repo_id(match["id"])
@@ -48,7 +48,7 @@ class HubReference:
 
 
 def check_login(repo_id: str | None = None, token: str | bool | None = None) -> str:
-    """The name of the account that an upload would go to, "name" or "owner/name", as far as can be known beforehand.
+    """The name of the account that is logged in, which may upload to ``repo_id`` as far as can be told beforehand.
 
     Raises ValueError for a name that the Hub does not take, and OSError where nobody is logged in, where this login is
     known not to write there, or where there is no way to the Hub. It makes nothing there.
@@ -61,7 +61,8 @@ def check_login(repo_id: str | None = None, token: str | bool | None = None) -> 
         raise OSError(f"cannot publish: the token of {account} may only read; make one that may write, {_LOG_IN}")
     owners = [account, *(str(each["name"]) for each in about.get("orgs") or [])]
     owner = (repo_id or "").rpartition("/")[0]
-    if role == "write" and owner and owner not in owners:  # tokens of other kinds need not list all that they may
+    known = [each.lower() for each in owners]
+    if role == "write" and owner and owner.lower() not in known:  # tokens of other kinds need not list all they may
         raise OSError(f"cannot publish: {account} cannot write to {repo_id!r}; the owner is one of {', '.join(owners)}")
     return account
 
@@ -81,8 +82,8 @@ def upload_folder(
 ) -> str:
     """Upload the files of a folder, but no folder in it, and return the repository's address; it is made if need be.
 
-    ``repo_id`` is "name" or "owner/name". Raises ValueError for a name that the Hub does not take, and OSError where the
-    upload fails; the folder stays as it is.
+    ``repo_id`` is "name" or "owner/name". Raises ValueError for a name that the Hub does not take, and OSError where
+    the upload fails; the folder stays as it is.
     """
     _check_name(repo_id)
     if constants.HF_HUB_OFFLINE:
@@ -115,7 +116,7 @@ def _last_name(text: str) -> str:
     if HubReference.parse(text) or not re.search(r"[/\\]", text):
         return text
     names = [name for name in re.split(r"[/\\]", os.path.normpath(text)) if name not in ("", ".", "..", "~")]
-    if not Path(text).exists():  # a glob of files is known by their folder
+    if not os.path.exists(text):  # a glob of files is known by their folder
         names = [name for name in names if "*" not in name] or names
     return names[-1] if names else "/"
 

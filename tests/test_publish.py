@@ -643,6 +643,16 @@ HOSTILE = [
 ]
 
 
+def read_code_span(text: str) -> str:
+    """What CommonMark shows of a text that is one code span."""
+    *_, closing = runs = re.findall("`+", text)
+    assert runs.count(closing) == 2
+    assert text.startswith(closing)
+    assert text.endswith(closing)
+    inside = text.removeprefix(closing).removesuffix(closing)
+    return inside[1:-1] if inside.startswith(" ") and inside.endswith(" ") and inside.strip() else inside
+
+
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_no_name_breaks_the_metadata_or_the_page(name: str, tmp_path: Path) -> None:
     paths = dict.fromkeys(("dataset", "checkpoint", "label_names"), f"/data/{name}")
@@ -659,12 +669,19 @@ def test_no_name_breaks_the_metadata_or_the_page(name: str, tmp_path: Path) -> N
     headings = [each for each in prose.splitlines() if each.startswith("#")]
     assert headings[1:] == ["## Results", "## Use", "## Training", "## Licence"]
     assert re.sub(r"\\(?=[^\w\s])", "", headings[0]) == f"# {line}"
+    (origin,) = re.findall(r"parameters, fine-tuned from (.*)\.$", prose, re.MULTILINE)
+    assert read_code_span(origin) == told
     assert {each.count("|") - each.count("\\|") for each in prose.splitlines() if each.startswith("|")} == {3}
 
 
-def test_a_path_that_is_no_text_is_told_all_the_same(tmp_path: Path) -> None:
-    card = card_of(tmp_path / "run", dataset="/data/rooms\udcff", checkpoint="/data/\udcff", split="train\udcff")
-    assert card.data.eval_results[0].dataset_name == "rooms"
+def test_paths_that_are_no_text_are_told_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"run\xff")
+    try:
+        card = card_of(folder, dataset="/data/rooms\udcff", checkpoint="/data/\udcff", eval_split="train\udcff")
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    assert (card.data.model_name, card.data.eval_results[0].dataset_name) == ("run", "rooms")
+    assert 'from_pretrained("run\\udcff")' in card.text
 
 
 # What strangers may see
