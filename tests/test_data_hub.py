@@ -349,7 +349,7 @@ def test_an_incomplete_cache_of_another_tool_is_not_taken_for_the_dataset(hub: H
     (refs / "parquet").write_text(commit)
     answer = home.start("scene_parse_150", "train", HF_HUB_OFFLINE="1")
     assert answer["error"] == "ValueError"
-    assert "lacks train/0000.parquet" in answer["message"]
+    assert "lacks scene_parsing/train/0000.parquet" in answer["message"]
 
 
 def test_slices_add_up_without_a_further_request(hub: HubServer, home: Home) -> None:
