@@ -8,14 +8,18 @@ plain way writes K x H x W floats several times, for B0 at 512 x 512 the larger 
   and, in the same pass, into its share of the gradient with respect to the small logits, while it is still in cache.
 * ``argmax`` looks at the small logits first. Bilinear values are convex combinations of four corners, so where one
   class wins all four corners it wins every pixel between them; only pixels between unlike corners are worked out.
+* ``argmax_of_mean``, ``argmax_with_probability`` and ``probabilities`` walk in bands too, over one or more views of the
+  same pictures.
+
+Predictions also take ``LogitRows``: logits too large to be held, made row by row as the bands come to need them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +27,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _BAND_BYTES = {"cpu": 5 * 2**19, "cuda": 2**28}  # what stays in a CPU's cache; what fills a GPU
+_STRIP_PIXELS = 2**20  # of pictures looked at together for unlike corners
 _MIXED_SHARE = 0.4  # beyond this share of pixels between unlike corners, bands are cheaper than single pixels
+
+
+class LogitRows(Protocol):
+    """Logits of which only some rows exist at a time; bands ask for them from top to bottom."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(B, h, w, K), all that there will be."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32 or better."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def rows(self, images: slice, rows: slice) -> Tensor:
+        """These rows of these images, (b, r, w, K). Rows above the first of any earlier call may be gone."""
 
 
 def plain_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
@@ -41,6 +64,18 @@ def plain_argmax_of_mean(views: Sequence[Tensor], size: Sequence[int]) -> Tensor
     """The class of the highest mean probability, by way of K x H x W values: what ``argmax_of_mean`` means."""
     enlarged = (F.interpolate(v.float(), (*size,), mode="bilinear", align_corners=False) for v in views)
     return torch.stack([logits.softmax(1) for logits in enlarged]).mean(0).argmax(1)
+
+
+def plain_argmax_with_probability(views: Sequence[Tensor], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The class of the highest mean probability, and that: what ``argmax_with_probability`` means."""
+    probability, label_map = plain_probabilities(views, size).max(1)
+    return label_map, probability
+
+
+def plain_probabilities(views: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """The mean probabilities, (B, K, H, W), by way of as many values for every view: what ``probabilities`` means."""
+    enlarged = (F.interpolate(v.float(), (*size,), mode="bilinear", align_corners=False) for v in views)
+    return torch.stack([v.softmax(1) if v.shape[1] > 1 else v.sigmoid() for v in enlarged]).mean(0)
 
 
 def cross_entropy(
@@ -72,48 +107,81 @@ def cross_entropy(
 
 
 @torch.no_grad()
-def argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def argmax(logits: Tensor | LogitRows, size: tuple[int, int]) -> Tensor:
     """The most likely class of every pixel of a picture of ``size`` (H, W) pixels.
 
     Shapes: (B, K, h, w) -> (B, H, W) int64. Of equal classes the first wins.
     """
-    _check_logits(logits)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size is {tuple(size)}; it must be (H, W) with both at least 1")
-    small = _channels_last(logits.detach())
+    small = _as_rows(logits)
+    B, h, w, K = small.shape
+    _check_size(size)
+    prediction = torch.empty(B, *size, dtype=torch.int64, device=small.device)
     if small.device.type != "cpu":  # single pixels would have to be counted, and a GPU would have to wait for that
-        return _banded_argmax(small, size)
-    rows, columns = (_taps(n, m, small.dtype) for n, m in zip(small.shape[1:3], size, strict=True))
-    winners = small.argmax(-1)  # (B, h, w)
-    corners = [winners[:, y][:, :, x] for y in (rows.low, rows.high) for x in (columns.low, columns.high)]
-    mixed = torch.stack([corners[0] != corner for corner in corners[1:]]).any(0)  # (B, H, W)
-    if mixed.float().mean() > _MIXED_SHARE:
-        return _banded_argmax(small, size)
-    return _fill_mixed(corners[0], mixed, small, rows, columns)
+        _fill_bands(prediction, small, slice(0, size[0]))
+        return prediction
+    rows, columns = (_taps(n, m, small.dtype) for n, m in zip((h, w), size, strict=True))
+    step = _band_height(size[1], K, small.dtype, small.device)
+    step *= max(1, _STRIP_PIXELS // (B * step * size[1]))  # strips begin where bands do
+    for first in range(0, size[0], step):
+        _fill_strip(prediction, small, slice(first, min(first + step, size[0])), rows, columns)
+    return prediction
 
 
 @torch.no_grad()
-def argmax_of_mean(views: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+def argmax_of_mean(views: Sequence[Tensor | LogitRows], size: Sequence[int]) -> Tensor:
     """The class of the highest mean probability over several views of the same pictures, such as mirrored or scaled.
 
     Shapes: (B, K, h, w) each, of any h, w -> (B, H, W) int64. A single view is ``argmax``'s.
     """
     if len(views) == 1:
         return argmax(views[0], (size[0], size[1]))
-    for logits in views:
-        _check_logits(logits)
-    small = [_channels_last(logits.detach()) for logits in views]
-    B, K = small[0].shape[0], small[0].shape[-1]
-    prediction = torch.empty(B, *size, dtype=torch.int64, device=small[0].device)
-    plans = [_plan(logits, size) for logits in small]  # all cut the pictures alike
-    scratch = _Scratch(small[0])
-    for bands in zip(*(bands for bands, _ in plans), strict=True):
-        total = torch.zeros((), device=small[0].device)
-        for logits, band, (_, columns) in zip(small, bands, plans, strict=True):
-            enlarged = _enlarge(logits[band.images, band.needed], band.down, columns, scratch)  # (b, rows, W * K)
-            total = total + enlarged.view(-1, band.height, size[1], K).softmax(-1)
-        prediction[bands[0].images, bands[0].rows] = total.argmax(-1)
+    small = [_as_rows(logits) for logits in views]
+    prediction = torch.empty(small[0].shape[0], *size, dtype=torch.int64, device=small[0].device)
+    for band, enlarged in _enlarged_bands(small, size):
+        prediction[band.images, band.rows] = _mean_probability(enlarged).argmax(-1)
     return prediction
+
+
+@torch.no_grad()
+def argmax_with_probability(views: Sequence[Tensor | LogitRows], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The class of the highest mean probability over the views, and that probability: how sure the model is.
+
+    Shapes: (B, K, h, w) each, of any h, w -> (B, H, W) int64 and (B, H, W) float. The first is what ``argmax_of_mean``
+    gives. The probability of a model's only class is the sigmoid that its loss trains.
+    """
+    small = [_as_rows(logits) for logits in views]
+    shape, device = (small[0].shape[0], *size), small[0].device
+    prediction = torch.empty(shape, dtype=torch.int64, device=device)
+    probability = torch.empty(shape, dtype=small[0].dtype, device=device)
+    for band, enlarged in _enlarged_bands(small, size):
+        mean = None if len(small) == 1 else _mean_probability(enlarged)
+        # One view is judged by its logits: rounding makes probabilities equal that were not.
+        scores = enlarged[0] if mean is None else mean
+        winner = scores.argmax(-1, keepdim=True)  # (b, rows, W, 1)
+        prediction[band.images, band.rows] = winner[..., 0]
+        mean = _mean_probability(enlarged) if mean is None else mean
+        probability[band.images, band.rows] = mean.gather(-1, winner)[..., 0]
+    return prediction, probability
+
+
+@torch.no_grad()
+def probabilities(views: Sequence[Tensor | LogitRows], size: Sequence[int], classes: Sequence[int]) -> Tensor:
+    """The probabilities of a few classes at every pixel, averaged over the views.
+
+    Shapes: (B, K, h, w) each, of any h, w -> (B, len(classes), H, W) float. Raises ValueError for a class that is not
+    among the K.
+    """
+    small = [_as_rows(logits) for logits in views]
+    B, K = small[0].shape[0], small[0].shape[-1]
+    strays = [k for k in classes if not 0 <= k < K]
+    if strays:
+        raise ValueError(f"classes are {list(classes)}; the model knows 0 to {K - 1}")
+    found = torch.empty(B, len(classes), *size, dtype=small[0].dtype, device=small[0].device)
+    chosen = torch.tensor(list(classes), dtype=torch.int64, device=small[0].device)
+    for band, enlarged in _enlarged_bands(small, size):
+        some = _mean_probability(enlarged).index_select(-1, chosen)  # (b, rows, W, C)
+        found[band.images, :, band.rows] = some.permute(0, 3, 1, 2)
+    return found
 
 
 def check_labels(labels: Tensor, num_labels: int, ignore_index: int = 255) -> None:
@@ -261,28 +329,95 @@ def _compiled_band_loss() -> Any:
     return torch.compile(_band_loss, dynamic=True)
 
 
-def _banded_argmax(small: Tensor, size: tuple[int, int]) -> Tensor:
-    B, K = small.shape[0], small.shape[-1]
-    prediction = torch.empty(B, *size, dtype=torch.int64, device=small.device)
+class _WholeLogits(NamedTuple):
+    """Logits that are there as a whole, (B, h, w, K), as ``LogitRows``."""
+
+    small: Tensor
+
+    @property
+    def shape(self) -> Sequence[int]:
+        return self.small.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.small.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.small.device
+
+    def rows(self, images: slice, rows: slice) -> Tensor:
+        return self.small[images, rows]
+
+
+def _as_rows(logits: Tensor | LogitRows) -> LogitRows:
+    if not isinstance(logits, Tensor):
+        return logits
+    _check_logits(logits)
+    return _WholeLogits(_channels_last(logits.detach()))
+
+
+def _enlarged_bands(views: Sequence[LogitRows], size: Sequence[int]) -> Iterator[tuple[_Band, list[Tensor]]]:
+    """Band by band, the enlarged logits of every view, (b, rows, W, K) each, which the next band overwrites."""
+    _check_size(size)
+    plans = [_plan(view, size) for view in views]  # all cut the pictures alike
+    scratches = [_Scratch(view) for view in views]
+    for bands in zip(*(bands for bands, _ in plans), strict=True):
+        enlarged = []
+        for view, band, (_, columns), scratch in zip(views, bands, plans, scratches, strict=True):
+            wide = _enlarge(view.rows(band.images, band.needed), band.down, columns, scratch)  # (b, rows, W * K)
+            enlarged.append(wide.view(-1, band.height, size[1], view.shape[-1]))
+        yield bands[0], enlarged
+
+
+def _mean_probability(enlarged: Sequence[Tensor]) -> Tensor:
+    """The mean over the views of (b, rows, W, K) logits as probabilities."""
+    each = (logits.softmax(-1) if logits.shape[-1] > 1 else logits.sigmoid() for logits in enlarged)
+    total = next(each)
+    for probability in each:
+        total += probability
+    return total.div_(len(enlarged))
+
+
+def _fill_strip(prediction: Tensor, small: LogitRows, strip: slice, rows: _Taps, columns: _Taps) -> None:
+    """Write the classes of some rows into ``prediction``, (B, H, W); pixels between unlike corners are worked out."""
+    low, high, weight = (values[strip] for values in rows)
+    start = int(low[0])
+    few_rows = small.rows(slice(None), slice(start, int(high[-1]) + 1))  # (B, r, w, K)
+    rows = _Taps(low - start, high - start, weight)
+    winners = few_rows.argmax(-1)  # (B, r, w)
+    corners = [winners[:, y][:, :, x] for y in (rows.low, rows.high) for x in (columns.low, columns.high)]
+    mixed = torch.stack([corners[0] != corner for corner in corners[1:]]).any(0)  # (B, rows, W)
+    if mixed.float().mean() > _MIXED_SHARE:
+        _fill_bands(prediction, small, strip)
+        return
+    prediction[:, strip] = corners[0]
+    _fill_mixed(prediction[:, strip], mixed, few_rows, rows, columns)
+
+
+def _fill_bands(prediction: Tensor, small: LogitRows, strip: slice) -> None:
+    """Write the classes of some rows into ``prediction``, (B, H, W), every pixel worked out."""
+    size, K = prediction.shape[1:], small.shape[-1]
     bands, columns = _plan(small, size)
     scratch = _Scratch(small)
     for band in bands:
-        enlarged = _enlarge(small[band.images, band.needed], band.down, columns, scratch)  # (b, rows, W * K)
-        prediction[band.images, band.rows] = enlarged.view(-1, band.height, size[1], K).argmax(-1)
-    return prediction
+        if strip.start <= band.rows.start < strip.stop:
+            few_rows = small.rows(band.images, band.needed)
+            enlarged = _enlarge(few_rows, band.down, columns, scratch)  # (b, rows, W * K)
+            prediction[band.images, band.rows] = enlarged.view(-1, band.height, size[1], K).argmax(-1)
 
 
 class _Scratch:
     """Memory by name that every band uses anew: for a CPU, fresh pages cost more than the arithmetic on them."""
 
-    def __init__(self, like: Tensor) -> None:
-        self.like = like
+    def __init__(self, like: Tensor | LogitRows) -> None:
+        self.dtype, self.device = like.dtype, like.device
         self.buffers: dict[str, Tensor] = {}
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].numel() < size:
-            self.buffers[name] = self.like.new_empty(size)
+            self.buffers[name] = torch.empty(size, dtype=self.dtype, device=self.device)
         return self.buffers[name][:size].view(shape)
 
 
@@ -308,7 +443,7 @@ def _add_reduced(gradient: Tensor, slope: Tensor, down: Tensor, columns: _Taps, 
     gradient.index_add_(2, columns.low, wide.sub_(right))
 
 
-def _fill_mixed(prediction: Tensor, mixed: Tensor, small: Tensor, rows: _Taps, columns: _Taps) -> Tensor:
+def _fill_mixed(prediction: Tensor, mixed: Tensor, small: Tensor, rows: _Taps, columns: _Taps) -> None:
     """Work out the pixels marked in ``mixed`` one by one and write them into ``prediction``."""
     step = max(1, _BAND_BYTES["cpu"] // (4 * small.shape[-1] * small.element_size()))
     for places in torch.split(mixed.nonzero(), step):
@@ -319,12 +454,12 @@ def _fill_mixed(prediction: Tensor, mixed: Tensor, small: Tensor, rows: _Taps, c
             for taps in (rows.low, rows.high)
         )
         prediction[image, y, x] = torch.lerp(top, bottom, down).argmax(-1)
-    return prediction
 
 
-def _plan(small: Tensor, size: Sequence[int]) -> tuple[list[_Band], _Taps]:
+def _plan(small: Tensor | LogitRows, size: Sequence[int]) -> tuple[list[_Band], _Taps]:
     """How to enlarge (B, h, w, K) to ``size`` in bands, and the taps along the width."""
-    return _plan_once((*small.shape,), (*size,), small.dtype, small.device)
+    B, h, w, K = small.shape
+    return _plan_once((B, h, w, K), (size[0], size[1]), small.dtype, small.device)
 
 
 @lru_cache(maxsize=16)
@@ -335,7 +470,7 @@ def _plan_once(
     B, h, w, K = small
     H, W = size
     rows, columns = _taps(h, H, dtype), _taps(w, W, dtype)
-    step = max(1, _BAND_BYTES.get(device.type, _BAND_BYTES["cuda"]) // (W * K * dtype.itemsize))
+    step = _band_height(W, K, dtype, device)
     together = max(1, step // H)
     bands = []
     for first in range(0, H, step):
@@ -345,6 +480,11 @@ def _plan_once(
         images = (slice(image, image + together) for image in range(0, B, together))
         bands += [_Band(some, slice(first, last), needed, down) for some in images]
     return bands, columns.to(device)
+
+
+def _band_height(width: int, num_labels: int, dtype: torch.dtype, device: torch.device) -> int:
+    row_bytes = width * num_labels * dtype.itemsize
+    return max(1, _BAND_BYTES.get(device.type, _BAND_BYTES["cuda"]) // row_bytes)
 
 
 def _channels_last(logits: Tensor) -> Tensor:
@@ -358,6 +498,11 @@ def _binary_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, red
     each = F.binary_cross_entropy_with_logits(upsampled[:, 0], labels.to(precise.dtype), reduction="none")
     each = each * (labels != ignore_index)
     return each.mean() if reduction == "mean" else each.sum()
+
+
+def _check_size(size: Sequence[int]) -> None:
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size is {tuple(size)}; it must be (H, W) with both at least 1")
 
 
 def _check_logits(logits: Tensor) -> None:

@@ -85,7 +85,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def photo_uri(photo: Image.Image) -> str:
     """The photo as a JPEG in a ``data:`` address, at most ``MOST_PIXELS`` wide."""
-    return _data_uri("jpeg", encoded_photo(photo))
+    return data_uri("jpeg", encoded_photo(photo))
 
 
 def encoded_photo(photo: Image.Image) -> bytes:
@@ -106,7 +106,7 @@ def png_uri(picture: Image.Image, **options: Any) -> str:
     buffer = io.BytesIO()
     picture = picture.resize(_shown_size(*picture.size), Image.Resampling.NEAREST)
     picture.save(buffer, "PNG", optimize=True, **options)
-    return _data_uri("png", buffer.getvalue())
+    return data_uri("png", buffer.getvalue())
 
 
 def distinct(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -126,6 +126,14 @@ def colour_code(colour: NDArray[np.uint8]) -> str:
     return "#" + bytes(colour.tolist()).hex()
 
 
+def readable_ink(colour: NDArray[np.uint8]) -> str:
+    """Black or white for text on a colour, whichever stands out more: at least 4.5 to 1, as WCAG 2.2 AA asks."""
+    shares = colour.astype(np.float64) / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    return "#000000" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "#ffffff"
+
+
 def swatch(colour: NDArray[np.uint8]) -> Html:
     """A small square of a colour; beside it stands what it means."""
     return Html('<i class="swatch" style="background:{code}"></i>').fill(code=colour_code(colour))
@@ -136,5 +144,6 @@ def _shown_size(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _data_uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """The bytes of a picture, ``kind`` being ``jpeg`` or ``png``, as an address that holds them."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from segformer.hub import ModelFiles
+from segformer.photos import to_rgb
 
 PROCESSOR_NAME = "preprocessor_config.json"
 
@@ -186,36 +187,15 @@ class ImageProcessor:
         (Path(folder) / PROCESSOR_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB; the 16 bits of a deep image keep their upper eight. Refuses an empty image."""
-    if 0 in image.size:
-        raise ValueError(f"image is {image.size} (width, height); it has no pixels")
-    if image.mode.startswith("I"):  # 16-bit greyscale, which PIL would clip rather than scale
-        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+def keep_ratio_size(width: int, height: int, scale: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """The (height, width) in which a photo of this width and height keeps its shape, within ``keep_ratio_scale``.
 
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """An image as RGB and the way it is meant to be seen: its EXIF orientation applied."""
-    # The image keeps what it read. Without the bytes Pillow does not encode them anew, which a mistyped entry forbids.
-    image.getexif()
-    encoded = image.info.pop("exif", None)
-    try:
-        return to_rgb(ImageOps.exif_transpose(image))
-    finally:
-        if encoded is not None:
-            image.info["exif"] = encoded
-
-
-def open_photo(path: str | Path) -> Image.Image:
-    """Read a photo upright (its EXIF orientation applied), as RGB. Raises ValueError naming a file that is no image."""
-    try:
-        with Image.open(path) as image:
-            return upright_rgb(image)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no photo {path}") from None
-    except Exception as error:  # Pillow's decoders raise what they like for damaged files
-        raise ValueError(f"{path} is not a readable image: {error}") from error
+    The largest whose long and short side keep within ``scale``, then each side stretched up to a ``multiple``.
+    """
+    factor = min(scale[0] / max(width, height), scale[1] / min(width, height))
+    sides = (max(1, int(side * factor + 0.5)) for side in (height, width))
+    height, width = (math.ceil(side / multiple) * multiple for side in sides)
+    return height, width
 
 
 def _is_count(value: object) -> bool:

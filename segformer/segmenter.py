@@ -1,30 +1,81 @@
-"""One photo in, its classes out: what the image-segmentation pipeline does, in the open."""
+"""Photos in, their classes out: what the image-segmentation pipeline does, in the open, and what applications need."""
 
 from __future__ import annotations
 
+import difflib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from segformer import fullres
 from segformer.model import Segformer
-from segformer.processor import PROCESSOR_NAME, ImageProcessor, open_photo, upright_rgb
+from segformer.photos import Photo, as_photo
+from segformer.processor import PROCESSOR_NAME, ImageProcessor
+from segformer.views import Box, SlidingLogits, Views
+
+Logits = Tensor | fullres.LogitRows
+Result = TypeVar("Result")
+
+_BATCH_SIZE = {"cpu": 1, "cuda": 8}  # on a CPU photos run fastest one by one: their maps stay in cache
+_CHUNK_PIXELS = 2**20  # summed at once in float64
+
+logger = logging.getLogger(__name__)
+
+
+class Prediction(NamedTuple):
+    """What the model sees in a photo, at the photo's own size."""
+
+    label_map: NDArray[Any]  # (H, W) class ids: uint8, or uint16 for more than 256 classes
+    probability: NDArray[np.float32] | None = None  # (H, W), of the class in ``label_map``, 0 to 1
+
+    def scores(self) -> dict[int, float] | None:
+        """The mean probability of the pixels of every class in the label map, in ascending class id."""
+        if self.probability is None:
+            return None
+        size = int(self.label_map.max()) + 1
+        total, count = np.zeros(size), np.zeros(size, dtype=np.int64)
+        labels, weights = self.label_map.ravel(), self.probability.ravel()
+        for first in range(0, labels.size, _CHUNK_PIXELS):
+            chunk = slice(first, first + _CHUNK_PIXELS)
+            total += np.bincount(labels[chunk], weights[chunk], size)
+            count += np.bincount(labels[chunk], minlength=size)
+        return {int(k): float(total[k] / count[k]) for k in np.flatnonzero(count)}
 
 
 class Segmenter:
-    """A model, its processor and a device, ready for photos of any size and mode.
+    """A model, its processor and a device, ready for photos of any form, size and mode (see ``photos.as_photo``).
 
-    A photo is a PIL image or a path; its EXIF orientation is applied to what comes out.
+    ``views`` says at which size photos are shown to the model, in windows or not, mirrored, scaled. ``batch_size`` is
+    how many photos, or windows, run at once; left out, one on a CPU and 8 elsewhere. Everything that comes out has the
+    photo's own size, upright, and no logits of that size are ever made. Raises ValueError, naming the tensor, for
+    weights that are not finite.
     """
 
-    def __init__(self, model: Segformer, processor: ImageProcessor, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        model: Segformer,
+        processor: ImageProcessor,
+        device: torch.device | str | None = None,
+        views: Views | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be above 0")
+        check_finite(model)
         self.device = choose_device(device)
         self.model = model.eval().to(self.device)
         self.processor = processor
+        self.views = views or Views()
+        self.batch_size = batch_size or _BATCH_SIZE.get(self.device.type, _BATCH_SIZE["cuda"])
 
     @classmethod
     def from_pretrained(
@@ -34,40 +85,186 @@ class Segmenter:
         revision: str | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        views: Views | None = None,
+        batch_size: int | None = None,
     ) -> Segmenter:
         """Load model and processor from a Hub id or folder, or a weights file with what stands beside it."""
         model = Segformer.from_pretrained(source, revision=revision, token=token, local_files_only=local_files_only)
         if model.load_report.missing:
             raise ValueError(f"{source} has no decoder, only an encoder; fine-tune it before asking it for segments")
-        return cls(model, processor_of(source, revision, token, local_files_only), device)
+        processor = processor_of(source, revision, token, local_files_only)
+        try:
+            return cls(model, processor, device, views, batch_size)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{source}: {error}") from None
 
-    def __call__(self, photo: Image.Image | str | Path) -> list[dict[str, Any]]:
-        """The photo's segments in ascending class id, as transformers' pipeline gives them.
+    @overload
+    def __call__(self, photo: list[Photo] | tuple[Photo, ...], scores: bool = False) -> list[list[dict[str, Any]]]: ...
+
+    @overload
+    def __call__(self, photo: Photo, scores: bool = False) -> list[dict[str, Any]]: ...
+
+    def __call__(self, photo: Any, scores: bool = False) -> list[Any]:
+        """The photo's segments in ascending class id, as transformers' pipeline gives them; for a list, of each photo.
 
         Each is ``{"label": name, "score": None, "mask": PIL image}``; masks are mode L at the photo's own size, 255 on
-        the class, do not overlap and cover the photo.
+        the class, do not overlap and cover the photo. With ``scores`` the score is the class's mean probability over
+        the pixels of its mask.
         """
-        return self.segments(self.label_map(photo))
+        several = isinstance(photo, list | tuple)
+        found = self.predict(photo if several else [photo], probability=scores)
+        segments = [self.segments(each.label_map, each.scores()) for each in found]
+        return segments if several else segments[0]
 
-    def segments(self, label_map: NDArray[Any]) -> list[dict[str, Any]]:
-        """The segments of a (H, W) label map."""
+    def segments(self, label_map: NDArray[Any], scores: Mapping[int, float] | None = None) -> list[dict[str, Any]]:
+        """The segments of a (H, W) label map, with the scores of its classes if there are any."""
         return [
             {
                 "label": self.model.config.id2label[int(k)],
-                "score": None,
+                "score": None if scores is None else scores[int(k)],
                 "mask": Image.fromarray(np.where(label_map == k, 255, 0).astype(np.uint8)),
             }
             for k in np.unique(label_map)
         ]
 
-    @torch.inference_mode()
-    def label_map(self, photo: Image.Image | str | Path) -> NDArray[Any]:
+    def label_map(self, photo: Photo) -> NDArray[Any]:
         """The class of every pixel, (H, W) at the photo's own size: uint8, or uint16 for more than 256 classes."""
-        photo = upright_rgb(photo) if isinstance(photo, Image.Image) else open_photo(photo)
-        images = self.processor.image_to_tensor(photo)[None].to(self.device)
-        width, height = photo.size
-        prediction = fullres.argmax(self.model(images), (height, width))[0]
-        return prediction.cpu().numpy().astype(np.min_scalar_type(self.model.config.num_labels - 1))
+        return self.predict([photo])[0].label_map
+
+    def label_maps(self, photos: Sequence[Photo]) -> list[NDArray[Any]]:
+        """The label map of every photo; photos that the model sees at one size run ``batch_size`` at a time."""
+        return [found.label_map for found in self.predict(photos)]
+
+    def predict(self, photos: Sequence[Photo], probability: bool = False) -> list[Prediction]:
+        """The label map of every photo and, if asked for, the probability of the class at every pixel."""
+        return self._reduce(photos, partial(self._predict_one, probability=probability))
+
+    def probabilities(self, photo: Photo, classes: Sequence[int | str]) -> NDArray[np.float32]:
+        """How likely every pixel is each of the classes, (len(classes), H, W), 0 to 1.
+
+        Classes are ids or names; spaces around a name do not count. Raises ValueError for one that the model lacks.
+        """
+        ids = self.class_ids(classes)
+        found = self._reduce([photo], lambda views, size: fullres.probabilities(views, size, ids)[0].cpu().numpy())
+        return found[0]
+
+    def class_ids(self, classes: Sequence[int | str]) -> list[int]:
+        """The ids of classes that are given as ids or names."""
+        if isinstance(classes, str):
+            raise ValueError(f"classes is {classes!r}; it must be a list of ids or names")
+        return [self._class_id(each) for each in classes]
+
+    def _class_id(self, wanted: int | str) -> int:
+        names = self.model.config.id2label
+        if not isinstance(wanted, str):
+            if wanted not in names:
+                raise ValueError(f"class {wanted!r} is none of the model's, 0 to {len(names) - 1}")
+            return int(wanted)
+        found = [k for k, name in names.items() if name.strip() == wanted.strip()]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(f"classes {', '.join(map(str, found))} are all named {wanted!r}; give an id")
+        close = difflib.get_close_matches(wanted, [name.strip() for name in names.values()])
+        raise ValueError(f"no class is named {wanted!r}" + (f"; did you mean {' or '.join(close)}?" if close else ""))
+
+    def _predict_one(self, views: Sequence[Logits], size: tuple[int, int], probability: bool) -> Prediction:
+        kind = np.min_scalar_type(self.model.config.num_labels - 1)
+        if not probability:
+            return Prediction(fullres.argmax_of_mean(views, size)[0].cpu().numpy().astype(kind))
+        label_map, sure = fullres.argmax_with_probability(views, size)
+        return Prediction(label_map[0].cpu().numpy().astype(kind), sure[0].cpu().numpy())
+
+    def _reduce(
+        self, photos: Sequence[Photo], reduce: Callable[[Sequence[Logits], tuple[int, int]], Result]
+    ) -> list[Result]:
+        """What ``reduce`` makes of each photo's views, (1, K, h, w) each, and its (H, W), in the photos' order."""
+        results: dict[int, Result] = {}
+        for numbers, batch in self._batches(photos):
+            try:
+                found = self._reduce_batch(batch, reduce)
+            except NotImplementedError as error:
+                if self.device.type == "cpu":
+                    raise
+                logger.warning("%s lacks an operation (%s); going on on the CPU", self.device, error)
+                self.device = torch.device("cpu")
+                self.model.to(self.device)
+                found = self._reduce_batch(batch, reduce)
+            results.update(zip(numbers, found, strict=True))
+        return [results[number] for number in range(len(photos))]
+
+    @torch.inference_mode()
+    def _reduce_batch(
+        self, photos: Sequence[Image.Image], reduce: Callable[[Sequence[Logits], tuple[int, int]], Result]
+    ) -> list[Result]:
+        views = list(self._look(photos))
+        return [
+            reduce(
+                [view[n : n + 1] if isinstance(view, Tensor) else view for view in views], (photo.height, photo.width)
+            )
+            for n, photo in enumerate(photos)
+        ]
+
+    def _batches(self, photos: Sequence[Photo]) -> Iterator[tuple[list[int], list[Image.Image]]]:
+        """Photos that the model sees at one size, with their numbers; one photo alone if it is seen in windows."""
+        waiting: dict[Any, tuple[list[int], list[Image.Image]]] = {}
+        for number, each in enumerate(photos):
+            photo = as_photo(each)
+            sizes = self.views.sizes(self.processor, photo.width, photo.height)
+            numbers, batch = waiting.setdefault(sizes, ([], []))
+            numbers.append(number)
+            batch.append(photo)
+            if len(batch) == self.batch_size or any(map(self.views.window_for, sizes)):
+                yield waiting.pop(sizes)
+        yield from waiting.values()
+
+    def _look(self, photos: Sequence[Image.Image]) -> Iterator[Logits]:
+        """The logits of every view of photos that the model sees at one size."""
+        for size in self.views.sizes(self.processor, photos[0].width, photos[0].height):
+            if window := self.views.window_for(size):
+                (photo,) = photos
+                yield from self._slide(photo, size, window)
+                continue
+            resizing = replace(self.processor, do_resize=True, size=size)
+            images = torch.stack([resizing.image_to_tensor(photo) for photo in photos]).to(self.device)
+            yield self.model(images)
+            if self.views.flip:
+                yield self.model(images.flip(-1)).flip(-1)
+
+    def _slide(self, photo: Image.Image, size: tuple[int, int], window: int) -> Iterator[SlidingLogits]:
+        """The logits of one photo at one size, in windows, and of its mirror image."""
+        resized = photo.resize(size[::-1], self.processor.resample)
+        as_it_is = replace(self.processor, do_resize=False)
+
+        def look(boxes: Sequence[Box], flip: bool) -> Tensor:
+            images = torch.stack([as_it_is.image_to_tensor(resized.crop(box)) for box in boxes]).to(self.device)
+            return self.model(images.flip(-1)).flip(-1) if flip else self.model(images)
+
+        for flip in (False, True)[: 1 + self.views.flip]:
+            yield SlidingLogits(
+                partial(look, flip=flip),
+                size,
+                window,
+                self.views.chosen_overlap,
+                self.model.config.num_labels,
+                self.batch_size,
+                self.device,
+            )
+
+
+class NonFiniteError(ValueError):
+    """A model whose weights hold NaN or infinity."""
+
+
+def check_finite(model: Segformer) -> None:
+    """Raise NonFiniteError, naming the first tensor, for weights that are not numbers and give nonsense for answers."""
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            count = int((~tensor.isfinite()).sum())
+            raise NonFiniteError(
+                f"{count} of the {tensor.numel()} values of {name} are not finite; its training diverged, or the file "
+                "is damaged"
+            )
 
 
 def processor_of(

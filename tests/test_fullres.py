@@ -355,3 +355,119 @@ def test_argmax_needs_a_tenth_of_the_plain_memory(tmp_path: Path) -> None:
     )
     assert plain > 150 * 512 * 512 * 4
     assert ours < 0.1 * plain
+
+
+VIEWS = [[((8, 12), 1)], [((8, 12), 1), ((8, 12), 2)], [((8, 12), 1), ((5, 7), 2), ((12, 18), 3)]]
+
+
+def some_views(shapes: list[tuple[tuple[int, int], int]], classes: int, batch: int = 2) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return [scale * torch.randn(batch, classes, *size, generator=generator) for size, scale in shapes]
+
+
+@pytest.mark.parametrize("classes", [2, 19, 150])
+@pytest.mark.parametrize("size", [(32, 48), (30, 47), (3, 5), (300, 280)])
+@pytest.mark.parametrize("shapes", VIEWS, ids=len)
+def test_classes_and_their_probability_equal_the_plain_ones(
+    shapes: list[tuple[tuple[int, int], int]], size: tuple[int, int], classes: int
+) -> None:
+    views = some_views(shapes, classes)
+    label_map, probability = fullres.argmax_with_probability(views, size)
+    expected_map, expected = fullres.plain_argmax_with_probability(views, size)
+    torch.testing.assert_close(probability, expected, rtol=0, atol=1e-5)
+    assert torch.equal(label_map, expected_map)
+    assert torch.equal(label_map, fullres.argmax_of_mean(views, size))
+
+
+@pytest.mark.parametrize("size", [(32, 48), (30, 47), (3, 5), (300, 280)])
+@pytest.mark.parametrize("shapes", VIEWS, ids=len)
+def test_probabilities_of_some_classes_equal_the_plain_ones(
+    shapes: list[tuple[tuple[int, int], int]], size: tuple[int, int]
+) -> None:
+    views = some_views(shapes, 19)
+    expected = fullres.plain_probabilities(views, size)
+    torch.testing.assert_close(expected.sum(1), torch.ones(2, *size), rtol=0, atol=1e-5)
+    found = fullres.probabilities(views, size, [7, 0, 18, 7])
+    torch.testing.assert_close(found, expected[:, [7, 0, 18, 7]], rtol=0, atol=1e-5)
+
+
+def test_a_single_view_is_judged_by_its_logits_where_rounding_makes_probabilities_equal() -> None:
+    logits = torch.zeros(1, 3, 4, 4)
+    logits[:, 2] = 1e-9
+    assert fullres.plain_probabilities([logits], (8, 8)).unique().numel() == 1
+    assert fullres.argmax_with_probability([logits], (8, 8))[0].unique().tolist() == [2]
+
+
+def test_the_probability_of_an_only_class_is_its_sigmoid() -> None:
+    logits = some_logits(2, 1, (8, 12))
+    expected = F.interpolate(logits, (30, 47), mode="bilinear").sigmoid()
+    torch.testing.assert_close(fullres.probabilities([logits], (30, 47), [0]), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        fullres.argmax_with_probability([logits], (30, 47))[1], expected[:, 0], rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("classes", [[5], [0, -1]])
+def test_probabilities_of_a_class_that_is_not_there_are_refused(classes: list[int]) -> None:
+    with pytest.raises(ValueError, match="the model knows 0 to 4"):
+        fullres.probabilities([LOGITS], (16, 16), classes)
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4,)])
+def test_predictions_with_probability_refuse_an_impossible_size(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="size is"):
+        fullres.argmax_with_probability([LOGITS], size)
+
+
+def test_probability_needs_a_tenth_of_the_plain_memory(tmp_path: Path) -> None:
+    logits = smooth_logits(1, 150, (128, 128)).contiguous(memory_format=torch.channels_last)
+    ours, plain = (
+        peak_extra_bytes(lambda work=work: work([logits], (512, 512)), tmp_path / "trace.json")
+        for work in (fullres.argmax_with_probability, fullres.plain_argmax_with_probability)
+    )
+    assert plain > 2 * 150 * 512 * 512 * 4
+    assert ours < 0.1 * plain
+
+
+class Forgetful:
+    """``LogitRows`` that make no row before it is asked for, and destroy those above the rows asked for."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.small = logits.permute(0, 2, 3, 1).clone()
+        self.shape, self.dtype, self.device = self.small.shape, self.small.dtype, self.small.device
+        self.rows_asked: list[int] = []
+
+    def rows(self, images: slice, rows: slice) -> Tensor:
+        assert rows.start >= max(self.rows_asked, default=0), "rows are asked for from top to bottom"
+        self.rows_asked.append(rows.start)
+        self.small[:, : rows.start] = torch.nan
+        return self.small[images, rows]
+
+
+@pytest.mark.parametrize("strip_pixels", [1, 5000, 2**20])
+@pytest.mark.parametrize("make_logits", [smooth_logits, some_logits])
+def test_rows_are_asked_for_once_and_in_order(
+    make_logits: Callable[..., Tensor], strip_pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fullres, "_STRIP_PIXELS", strip_pixels)
+    logits, size = make_logits(1, 19, (64, 48)).double(), (250, 193)  # in float64, so that no two classes tie
+    enlarged, mirrored = (F.interpolate(each, size, mode="bilinear") for each in (logits, logits.flip(2)))
+    assert torch.equal(fullres.argmax(Forgetful(logits), size), enlarged.argmax(1))
+    assert torch.equal(fullres.argmax_with_probability([Forgetful(logits)], size)[0], enlarged.argmax(1))
+    twice = fullres.argmax_of_mean([Forgetful(logits), Forgetful(logits.flip(2))], size)
+    assert torch.equal(twice, (enlarged.softmax(1) + mirrored.softmax(1)).argmax(1))
+    found = fullres.probabilities([Forgetful(logits)], size, [3])
+    torch.testing.assert_close(found, enlarged.softmax(1)[:, 3:4], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("make_logits", [smooth_logits, some_logits])
+def test_argmax_of_a_large_picture_is_seamless(make_logits: Callable[..., Tensor]) -> None:
+    logits, size = make_logits(1, 7, (300, 330)).double(), (1199, 1317)  # in float64, so that no two classes tie
+    assert size[0] * size[1] > fullres._STRIP_PIXELS  # more than one strip
+    assert torch.equal(fullres.argmax(logits, size), F.interpolate(logits, size, mode="bilinear").argmax(1))
+
+
+def test_argmax_of_a_large_picture_needs_few_bytes_a_pixel(tmp_path: Path) -> None:
+    logits, size = smooth_logits(1, 7, (60, 80)), (2400, 3200)
+    held = peak_extra_bytes(lambda: fullres.argmax(logits, size), tmp_path / "trace.json")
+    assert held < 16 * size[0] * size[1]  # of which the answer takes 8

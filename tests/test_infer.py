@@ -5,9 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +21,22 @@ import pytest
 import torch
 from PIL import Image
 
-from infer import check_output_dir, find_photos, infer, output_names, parse_arguments
-from segformer import ImageProcessor, Segformer, Segmenter
+from data import SceneParse150
+from infer import (
+    Segmented,
+    Worker,
+    check_output_dir,
+    find_photos,
+    infer,
+    newest_run,
+    one_line,
+    output_names,
+    parse_arguments,
+    segment_files,
+)
+from segformer import ConfusionMatrix, ImageProcessor, Segformer, Segmenter
 from segformer.pictures import class_shares, overlay, palette
+from segformer.views import Views
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ORIENTATION = 0x0112
@@ -214,18 +232,46 @@ def mistyped_exif() -> bytes:
     return stream.getvalue().replace(b"\x01\x0f\x00\x02", b"\x01\x03\x00\x02")
 
 
+def huge_header() -> bytes:
+    """The beginning of a PNG that says to be 60,000 pixels wide and high."""
+    stream = io.BytesIO()
+    Image.new("L", (1, 1)).save(stream, "PNG")
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + stream.getvalue()[24:29]
+    return stream.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + stream.getvalue()[33:]
+
+
+def float_tiff() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 3500, dtype=np.float32).reshape(50, 70)).save(stream, "TIFF")
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40), mistyped_exif()],
-    ids=["empty", "text", "broken png", "broken exif"],
+    [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40), mistyped_exif(), huge_header(), float_tiff()],
+    ids=["empty", "text", "broken png", "broken exif", "60,000 x 60,000", "float"],
 )
-def test_one_bad_photo_does_not_stop_the_others(content: bytes, run: Run, photos: Path) -> None:
+@pytest.mark.parametrize("batch_size", ["1", "3"])
+def test_one_bad_photo_does_not_stop_the_others(content: bytes, batch_size: str, run: Run, photos: Path) -> None:
     for name in ("a.png", "c.png"):
         random_photo().save(photos / name)
     (photos / "b.jpg").write_bytes(content)
-    _, output = run(photos)
+    _, output = run(photos, "--batch-size", batch_size)
     assert {"a.png", "c.png"} <= {Path(entry["file"]).name for entry in entries(output)}
     assert (output / "c_labels.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(huge_header(), "3600000000 pixels"), (float_tiff(), "mode F, floating-point"), (b"", "is not a readable image")],
+    ids=["60,000 x 60,000", "float", "empty"],
+)
+def test_a_bad_photo_is_refused_with_what_is_wrong(content: bytes, message: str, run: Run, photos: Path) -> None:
+    (photos / "b.tif").write_bytes(content)
+    failures, output = run(photos / "b.tif")
+    assert len(failures) == 1
+    assert message in failures[0]
+    assert [path.name for path in output.iterdir()] == ["segments.json"]
 
 
 def test_a_bad_photo_is_reported_by_name(run: Run, photos: Path) -> None:
@@ -244,7 +290,7 @@ def test_each_photo_gets_a_line_with_its_largest_class(
     largest = entries(output)[0]["segments"][0]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["a", largest["label"].strip(), f"{largest['share']:.0%},"]
-    assert lines[-1] == f"1 photos in {output}"
+    assert lines[-1] == f"1 photo in {output}"
 
 
 def test_a_missing_photo_is_refused_by_name(run: Run, photos: Path) -> None:
@@ -300,3 +346,378 @@ def test_results_are_kept_out_of_the_folder_of_the_photos(photos: Path) -> None:
     random_photo().save(photos / "a.png")
     with pytest.raises(ValueError, match="holds photos to segment"):
         check_output_dir([photos / "a.png"], photos)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.png", ["a.png", "b.png"]),
+        ("**/*.*g", ["a.png", "b.png", "inside/c.jpg"]),
+        ("[b-z]*", ["b.png"]),
+        ("*", ["a.png", "b.png"]),
+    ],
+)
+def test_a_glob_finds_photos(pattern: str, expected: list[str], photos: Path) -> None:
+    (photos / "inside").mkdir()
+    for name in ("b.png", "a.png", "inside/c.jpg"):
+        random_photo().save(photos / name)
+    (photos / "notes.txt").write_text("no photo")
+    assert find_photos([str(photos / pattern)]) == [photos / name for name in expected]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_taken_by_its_name(photos: Path) -> None:
+    for name in ("[ab].png", "a.png"):
+        random_photo().save(photos / name)
+    assert find_photos([str(photos / "[ab].png")]) == [photos / "[ab].png"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("https://example.org/a.jpg", "is an address; download the photo"),
+        ("HTTP://example.org/a.jpg", "is an address"),
+        ("file:///tmp/a.jpg", "is an address"),
+        ("holiday.mp4", "is a video; name its frames"),
+        ("holiday.MOV", "is a video"),
+        ("*.jpg", r"no photo matches \*\.jpg"),
+    ],
+)
+def test_what_cannot_be_a_photo_is_refused_with_a_hint(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        find_photos([source])
+
+
+def test_masks_are_those_of_the_classes_and_are_named_in_the_segments_file(
+    run: Run, photos: Path, segmenter: Segmenter
+) -> None:
+    random_photo().save(photos / "a.png")
+    _, output = run(photos / "a.png", "--masks")
+    label_map = segmenter.label_map(random_photo())
+    segments = entries(output)[0]["segments"]
+    assert {segment["mask"] for segment in segments} == {path.name for path in output.glob("a_mask_*")}
+    assert len(segments) > 3
+    for segment in segments:
+        with Image.open(output / segment["mask"]) as stored:
+            assert np.array_equal(np.asarray(stored), np.where(label_map == segment["id"], 255, 0))
+
+
+def test_scores_are_those_of_the_segmenter(run: Run, photos: Path, segmenter: Segmenter) -> None:
+    random_photo().save(photos / "a.png")
+    _, output = run(photos / "a.png", "--scores")
+    expected = segmenter.predict([random_photo()], probability=True)[0].scores()
+    assert {segment["id"]: segment["score"] for segment in entries(output)[0]["segments"]} == {
+        k: pytest.approx(score, abs=1e-6) for k, score in expected.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "views"),
+    [
+        (["--resize", "96"], Views(resize=96)),
+        (["--resize", "keep-ratio", "--flip"], Views(resize="keep-ratio", flip=True)),
+        (["--window", "64", "--overlap", "32"], Views(window=64, overlap=32)),
+        (["--scales", "0.5,1,2"], Views(scales=(0.5, 1.0, 2.0))),
+    ],
+    ids=str,
+)
+def test_flags_choose_how_the_model_sees_photos(
+    flags: list[str], views: Views, run: Run, photos: Path, segmenter: Segmenter
+) -> None:
+    plain = segmenter.label_map(random_photo(0, 100, 140))
+    random_photo(0, 100, 140).save(photos / "a.png")
+    segmenter.views = views
+    _, output = run(photos / "a.png", *flags)
+    with Image.open(output / "a_labels.png") as stored:
+        assert np.array_equal(np.asarray(stored), segmenter.label_map(random_photo(0, 100, 140)))
+        assert not np.array_equal(np.asarray(stored), plain)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--resize", "huge"],
+        ["--window", "100"],
+        ["--overlap", "32"],
+        ["--scales", "1,much"],
+        ["--scales", "0"],
+        ["--batch-size", "0"],
+        ["--workers", "-1"],
+    ],
+    ids=str,
+)
+def test_a_wrong_flag_is_refused_by_name(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse_arguments(["a.png", *flags])
+    assert end.value.code == 2
+    assert f"error: {flags[0]} is" in (text := capsys.readouterr().err) or f"argument {flags[0]}:" in text
+
+
+@pytest.mark.parametrize("flags", [["--workers", "3"], ["--batch-size", "4"], ["--workers", "2", "--batch-size", "3"]])
+def test_photos_side_by_side_or_in_batches_give_the_same_files_in_the_same_order(
+    flags: list[str], run: Run, photos: Path, tmp_path: Path
+) -> None:
+    for seed in range(10):
+        random_photo(seed, 40 + 7 * (seed % 3)).save(photos / f"{seed}.png")
+    (photos / "5.png").write_bytes(b"no picture")
+    _, output = run(photos, "--workers", "1", "--batch-size", "1")
+    expected = output.rename(tmp_path / "one by one")
+    failures, output = run(photos, *flags)
+    assert len(failures) == 1
+    assert [Path(entry["file"]).name for entry in entries(output)] == [f"{n}.png" for n in range(10) if n != 5]
+    for path in expected.iterdir():
+        assert (output / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def threads_of_a_new_thread() -> int:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+def test_threads_have_as_many_cores_after_as_before(run: Run, photos: Path) -> None:
+    for seed in range(3):
+        random_photo(seed).save(photos / f"{seed}.png")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        run(photos, "--workers", "2")
+        assert (torch.get_num_threads(), threads_of_a_new_thread()) == (2, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def worker_of(segmenter: Segmenter, paths: list[Path], folder: Path) -> Worker:
+    folder.mkdir()
+    return Worker(segmenter, output_names(paths), folder, 0.5, False, False, nullcontext())
+
+
+@pytest.mark.parametrize(("limit", "failed"), [(1, []), (0, ["a.png", "b.png", "c.png"])])
+def test_a_batch_too_large_for_the_memory_is_tried_photo_by_photo(
+    limit: int, failed: list[str], segmenter: Segmenter, photos: Path, tmp_path: Path
+) -> None:
+    paths = [photos / name for name in ("a.png", "b.png", "c.png")]
+    for seed, path in enumerate(paths):
+        random_photo(seed).save(path)
+
+    def refuse(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if len(inputs[0]) > limit:
+            raise RuntimeError("can't allocate memory")
+
+    segmenter.batch_size = 3
+    segmenter.model.register_forward_pre_hook(refuse)
+    found = list(segment_files(worker_of(segmenter, paths, tmp_path / "found"), paths, workers=1))
+    assert [one.path for one in found if isinstance(one, Segmented)] == [p for p in paths if p.name not in failed]
+    assert [one for one in found if isinstance(one, str)] == [
+        f"{photos / name}: can't allocate memory" for name in failed
+    ]
+
+
+def test_a_second_run_into_the_same_folder_keeps_what_the_first_one_found(
+    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, name in enumerate(["a.png", "b.png"]):
+        random_photo(seed).save(photos / name)
+    run(photos / "a.png")
+    first = capsys.readouterr().out
+    _, output = run(photos / "b.png")
+    assert [Path(entry["file"]).name for entry in entries(output)] == ["a.png", "b.png"]
+    assert "from before" not in first
+    assert capsys.readouterr().out.splitlines()[-1] == f"1 photo in {output}, which has 1 from before"
+
+
+def test_a_photo_segmented_again_replaces_what_was_found(run: Run, photos: Path, segmenter: Segmenter) -> None:
+    random_photo(0).save(photos / "a.png")
+    run(photos / "a.png")
+    random_photo(1).save(photos / "a.png")
+    _, output = run(photos / "a.png")
+    assert len(entries(output)) == 1
+    with Image.open(output / entries(output)[0]["labels"]) as stored:
+        assert np.array_equal(np.asarray(stored), segmenter.label_map(random_photo(1)))
+
+
+def test_a_photo_does_not_overwrite_what_an_earlier_run_found_in_another_of_its_name(
+    run: Run, photos: Path, segmenter: Segmenter
+) -> None:
+    for seed, folder in enumerate(["x", "y"]):
+        (photos / folder).mkdir()
+        random_photo(seed).save(photos / folder / "a.png")
+        run(photos / folder / "a.png")
+    _, output = run(photos / "y" / "a.png")  # again: it keeps its name
+    named = {Path(entry["file"]).parent.name: entry["labels"] for entry in entries(output)}
+    assert named == {"x": "a_labels.png", "y": "a_1_labels.png"}
+    for seed, folder in enumerate(["x", "y"]):
+        with Image.open(output / named[folder]) as stored:
+            assert np.array_equal(np.asarray(stored), segmenter.label_map(random_photo(seed)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", '{"a": 1}', '[{"file": "a.png"}]', '[{"file": "a.png", "labels": "../../a_labels.png"}]'],
+)
+def test_a_segments_file_of_another_kind_is_neither_used_nor_lost(text: str, run: Run, photos: Path) -> None:
+    random_photo().save(photos / "a.png")
+    output = photos.parent / "out"
+    output.mkdir()
+    (output / "segments.json").write_text(text)
+    with pytest.raises(ValueError, match=r"segments\.json is not one that infer\.py wrote"):
+        run(photos / "a.png")
+    assert (output / "segments.json").read_text() == text
+
+
+@pytest.mark.parametrize("stem", ["n" * 251, "사" * 83], ids=["ascii", "hangul"])
+def test_names_as_long_as_the_file_system_allows_are_cut_and_stay_apart(stem: str, run: Run, photos: Path) -> None:
+    names = [f"{stem}.png", f"{stem[:-1]}x.png"]
+    for seed, name in enumerate(names):
+        random_photo(seed).save(photos / name)
+    failures, output = run(photos, "--masks")
+    assert failures == []
+    assert [entry["file"] for entry in entries(output)] == sorted(str(photos / name) for name in names)
+    assert len(list(output.glob("*_labels.png"))) == 2
+
+
+def test_a_name_that_is_no_text_is_written_as_one(run: Run, photos: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(photos) + b"/a\xff.png"))
+    random_photo().save(path)
+    failures, output = run(path)
+    assert failures == []
+    (entry,) = entries(output)
+    assert entry["file"] == str(photos) + "/a\\xff.png"
+    assert (output / entry["labels"]).is_file()
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "bell\a", "escape\x1b[31m", "separator\u2028here"])
+def test_a_message_is_one_line_whatever_the_name_of_the_photo(
+    name: str, run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random_photo().save(photos / f"{name}.png")
+    (photos / f"{name}.jpg").write_bytes(b"no picture")
+    failures, output = run(photos)
+    assert len(failures[0].splitlines()) == len(failures) == 1
+    assert name not in failures[0]
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert (output / f"{name}_2_labels.png").is_file()
+
+
+def test_one_line_leaves_other_writing_as_it_is() -> None:
+    assert one_line("사진 하나\u3000 é 👩‍👩‍👧") == "사진 하나\u3000 é 👩‍👩‍👧"
+    assert one_line("a\nb\r\tc\n") == r"a\nb\r\tc"
+
+
+def test_names_that_differ_in_case_or_accents_alone_stay_apart() -> None:
+    names = output_names([Path(path) for path in ("x/A.png", "y/a.png", "x/é.png", "y/e\u0301.png")])
+    assert list(names.values()) == ["A_1", "a_2", "é_1", "e\u0301_2"]
+
+
+def test_weights_that_are_not_finite_are_refused_by_tensor(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    model = Segformer.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.decoder.fuse.weight[0] = torch.nan
+    model.save_pretrained(checkpoint)
+    random_photo().save(photos / "a.png")
+    done = command_line(tmp_path, photos / "a.png", "--checkpoint", checkpoint, "--device", "cpu")
+    assert done.returncode == 1
+    assert "decoder.fuse.weight are not finite" in done.stderr
+    assert not (tmp_path / "predictions").exists()
+
+
+def offline(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, and a cache that holds nothing."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.chdir(folder)
+
+
+def test_without_checkpoint_and_network_the_newest_run_is_taken_and_that_is_said(
+    checkpoint: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    segmenter: Segmenter,
+) -> None:
+    offline(tmp_path, monkeypatch)
+    for number, name in enumerate(["toy-1", "guide-1", "toy-2"]):
+        shutil.copytree(checkpoint, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "model.safetensors", (number, number))
+    os.utime(tmp_path / "runs/guide-1/model.safetensors", (9, 9))
+    (tmp_path / "runs/unfinished").mkdir()
+    random_photo().save(photos / "a.png")
+    assert infer(parse_arguments([str(photos), "--output-dir", "out", "--device", "cpu"])) == []
+    assert f"taking the newest run instead: {Path('runs/guide-1')}" in caplog.text
+    with Image.open("out/a_labels.png") as stored:
+        assert np.array_equal(np.asarray(stored), segmenter.label_map(random_photo()))
+
+
+def test_without_checkpoint_network_and_run_the_refusal_says_what_to_do(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline(tmp_path, monkeypatch)
+    random_photo().save(photos / "a.png")
+    with pytest.raises(OSError, match=r"pass --checkpoint, or train a model first: python train\.py"):
+        infer(parse_arguments([str(photos)]))
+
+
+def test_a_checkpoint_that_was_named_is_never_replaced_by_a_run(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline(tmp_path, monkeypatch)
+    shutil.copytree(checkpoint, tmp_path / "runs/toy-1")
+    random_photo().save(photos / "a.png")
+    with pytest.raises(OSError, match="no-such/model"):
+        infer(parse_arguments([str(photos), "--checkpoint", "no-such/model"]))
+
+
+def test_a_weights_file_is_a_checkpoint_too(checkpoint: Path, run: Run, photos: Path, segmenter: Segmenter) -> None:
+    random_photo().save(photos / "a.png")
+    failures, output = run(photos / "a.png")
+    expected = (output / "a_labels.png").read_bytes()
+    words = [str(photos / "a.png"), "--checkpoint", str(checkpoint / "model.safetensors"), "--output-dir", str(output)]
+    assert infer(parse_arguments([*words, "--device", "cpu"])) == failures == []
+    assert (output / "a_labels.png").read_bytes() == expected
+
+
+def test_there_is_no_newest_run_among_none(tmp_path: Path) -> None:
+    assert newest_run(tmp_path / "runs") is None
+
+
+def test_an_output_folder_that_is_a_file_is_refused(run: Run, photos: Path) -> None:
+    random_photo().save(photos / "a.png")
+    (photos.parent / "out").write_text("")
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        run(photos / "a.png")
+
+
+def test_an_output_folder_inside_that_of_the_photos_is_not_searched_the_next_time(
+    checkpoint: Path, photos: Path
+) -> None:
+    random_photo().save(photos / "a.png")
+    words = [str(photos), "--checkpoint", str(checkpoint), "--output-dir", str(photos / "found"), "--device", "cpu"]
+    for _ in range(2):
+        assert infer(parse_arguments(words)) == []
+        assert len(entries(photos / "found")) == 1
+
+
+@pytest.mark.real_data
+def test_the_page_shows_every_photo_and_scores_those_with_annotations(
+    real_shards: Path, ade_checkpoint: Path, tmp_path: Path
+) -> None:
+    dataset, matrix = SceneParse150(real_shards, "validation"), ConfusionMatrix(150)
+    for folder in ("photos", "annotations"):
+        (tmp_path / folder).mkdir()
+    segmenter = Segmenter.from_pretrained(ade_checkpoint)
+    for number in range(2):
+        image, label_map = dataset[number]
+        image.save(tmp_path / f"photos/{number}.png")
+        label_map.save(tmp_path / f"annotations/{number}.png")
+        labels = ImageProcessor(do_resize=False).labels_to_tensor(label_map)
+        matrix.update(torch.from_numpy(segmenter.label_map(image).astype(np.int64)), labels)
+    command = [str(tmp_path / "photos"), "--checkpoint", str(ade_checkpoint), "--output-dir", str(tmp_path / "out")]
+    command += ["--html", str(tmp_path / "page.html"), "--annotations", str(tmp_path / "annotations")]
+    assert infer(parse_arguments(command)) == []
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"{matrix.scores().mean_iou:.3f}" in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")

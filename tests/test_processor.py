@@ -16,7 +16,7 @@ from transformers.models.segformer.image_processing_pil_segformer import Segform
 
 from data import SceneParse150
 from segformer import ImageProcessor
-from segformer.processor import open_photo
+from segformer.photos import open_photo
 
 CONFIG_NAME = "preprocessor_config.json"
 SIZES = [(7, 5), (17, 31), (64, 101), (2, 50), (401, 600), (1, 9)]  # (height, width)

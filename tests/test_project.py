@@ -55,6 +55,7 @@ def test_paths_in_the_readme_exist() -> None:
 def test_flags_in_the_readme_exist() -> None:
     known = {"--" + name.replace("_", "-") for name in train.TrainConfig.__dataclass_fields__}
     known |= {"--opacity", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--no-reduce-labels"}
+    known |= set(re.findall(r"add\(\"(--[a-z-]+)", (ROOT / "infer.py").read_text(encoding="utf-8")))
     known |= set(
         re.findall(r"add_argument\(\s*\"(--[a-z-]+)", (ROOT / "benchmarks/throughput.py").read_text(encoding="utf-8"))
     )
