@@ -22,6 +22,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -432,6 +433,12 @@ def build_model(config: TrainConfig, source: str | None) -> tuple[Segformer, Ima
                 f"checkpoint {source} holds variant {held or 'of another size'}, this run asks for {config.variant}; "
                 "leave out --variant, or name another --checkpoint"
             )
+        started_anew = model.load_report.missing + model.load_report.mismatched
+        if config.eval_only and started_anew:
+            raise ValueError(
+                f"{source} lacks {started_anew[0]} for these {len(names)} classes, so there is nothing to score; "
+                "give its own classes by --num-labels or --label-names"
+            )
         processor = processor_of(source)
     size = processor.size if config.image_size is None else (config.image_size, config.image_size)
     scale = PAPER_SCALE if config.eval_resolution == "keep-ratio" else None
@@ -584,14 +591,20 @@ def evaluate(
     size = config.per_device_eval_batch_size
     batches = [places[first : first + size] for first in range(0, len(places), size)]
     matrix = ConfusionMatrix(model.config.num_labels, IGNORE_INDEX, device)
-    total_loss = torch.zeros((), dtype=torch.float64, device=device)
+    precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no other
+    total_loss = torch.zeros((), dtype=precise, device=device)
     valid_pixels = torch.zeros((), dtype=torch.int64, device=device)
     started = time.perf_counter()
     model.eval()
     loader = build_loader(samples, batches, config, device)
-    for prepared in tqdm(loader, desc="evaluating", leave=False, disable=None if ranks.is_writer else True):
-        if stop and stop.signal and ranks.count == 1:
+    rounds = math.ceil(math.ceil(len(samples) / ranks.count) / size)  # as many on every rank, so that all can agree
+    bar = tqdm(total=rounds, desc="evaluating", leave=False, disable=None if ranks.is_writer else True)
+    for prepared in chain(loader, repeat(None, rounds - len(batches))):
+        if stop and ranks.any(stop.signal is not None):
             return {}
+        bar.update()
+        if prepared is None:
+            continue
         batch = to_device(prepared, device)
         with autocast(config, device):
             views = look(model, batch["views"][0] if "views" in batch else [batch["images"]], config.eval_flip)
@@ -690,7 +703,9 @@ class Run:
             compute_deterministically()
         self.ranks, self.device = join_ranks(choose_device(config.device))
         dtype = amp_dtype(config.amp, self.device)
-        resumed = find_resumed(config.output_dir, config.resume_from_checkpoint, config.overwrite_output_dir)
+        resumed = self.ranks.decide(
+            lambda: find_resumed(config.output_dir, config.resume_from_checkpoint, config.overwrite_output_dir)
+        )
         source = str(resumed) if resumed else config.checkpoint
         if not self.ranks.is_writer:
             self.ranks.wait()  # the writer goes first, in case something has to be fetched or drawn
@@ -723,12 +738,24 @@ class Run:
     def _claim_output_dir(self, resumed: Path | None) -> Path:
         config = self.config
         if resumed is None:
-            return make_output_dir(config.output_dir, config.recipe, config.overwrite_output_dir)
+            # A run that ended before its first checkpoint has nothing to go on from, and nothing to lose.
+            overwrite = config.overwrite_output_dir or config.resume_from_checkpoint == "last"
+            self._check_that_nothing_it_is_made_from_is_lost()
+            return make_output_dir(config.output_dir, config.recipe, overwrite)
         folder = Path(config.output_dir) if config.output_dir else resumed.parent
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         set_aside_later(folder, self.progress.step)
         return folder
+
+    def _check_that_nothing_it_is_made_from_is_lost(self) -> None:
+        folder = Path(self.config.output_dir or ".").resolve()
+        for name in ("checkpoint", "dataset", "label_names"):
+            source = Path(getattr(self.config, name) or "/")
+            if self.config.output_dir and source.exists() and source.resolve().is_relative_to(folder):
+                raise ValueError(
+                    f"{name} {source} lies in the output folder, which is emptied; name another --output-dir"
+                )
 
     def _resume(self, checkpoint: Path) -> None:
         state = read_training_state(checkpoint)
@@ -798,16 +825,16 @@ class Run:
             batch = self.augment(to_device(prepared, self.device))
             self.unread.append(train_step(self.trained, self.optimizer, self.scaler, batch, config))
             bar.update()
-            saving = step % config.save_steps == 0 or step == total
+            saving = self.is_saved(step)
             if step % config.logging_steps == 0 or saving:
                 self.log_steps(rate, clock, bar)
-            stopping = self.is_asked_to_stop(step)
-            if not stopping and (step % config.eval_steps == 0 or step == total):
+            stopping = self.is_asked_to_stop()
+            if not stopping and self.is_evaluated(step):
                 self.evaluate()
-                stopping = self.is_asked_to_stop(step)
+                stopping = self.is_asked_to_stop()
             if saving or stopping:
                 self.save()
-            if stopping and step < total:
+            if stopping and (step < total or self.progress.evaluated_step != step):
                 bar.close()
                 raise Interrupted(*self.how_to_go_on())
         bar.close()
@@ -819,15 +846,31 @@ class Run:
         if self.log:
             self.describe()
         step = self.progress.step
-        cut_off = step > 0 and step % self.config.eval_steps == 0 and self.progress.evaluated_step != step
-        if cut_off or (step == 0 and self.config.eval_on_start):
+        due = self.is_evaluated(step) if step else self.config.eval_on_start
+        if due and self.progress.evaluated_step != step:
             self.evaluate()
+            self.note_best()
 
-    def is_asked_to_stop(self, step: int) -> bool:
-        """Whether a signal came, to any rank; several ranks agree on it where they wait for each other anyway."""
-        if self.ranks.count == 1:
-            return self.stop.signal is not None
-        return step % self.config.logging_steps == 0 and self.ranks.any(self.stop.signal is not None, self.device)
+    def is_evaluated(self, step: int) -> bool:
+        return step % self.config.eval_steps == 0 or step == self.total_steps
+
+    def is_saved(self, step: int) -> bool:
+        return step % self.config.save_steps == 0 or step == self.total_steps
+
+    def note_best(self) -> None:
+        """Remember the step if none that the settings save was better; where a run is stopped changes nothing."""
+        step, score = self.progress.step, self.results.get("eval_mean_iou", math.nan)
+        if (
+            step
+            and self.is_saved(step)
+            and self.progress.evaluated_step == step
+            and score > self.progress.best_mean_iou
+        ):
+            self.progress.best_step, self.progress.best_mean_iou = step, score
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether a signal came, to any rank."""
+        return self.ranks.any(self.stop.signal is not None)
 
     def how_to_go_on(self) -> tuple[str, int]:
         """What to say of a run that was stopped, and the signal that stopped it."""
@@ -911,9 +954,8 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint of this step and let old ones go."""
-        step, score = self.progress.step, self.results.get("eval_mean_iou", math.nan)
-        if self.progress.evaluated_step == step and score > self.progress.best_mean_iou:
-            self.progress.best_step, self.progress.best_mean_iou = step, score
+        step = self.progress.step
+        self.note_best()
         if not self.ranks.is_writer:
             return
         self.require_finite_weights()
@@ -968,7 +1010,7 @@ class Run:
         """eval_results.json, samples.png and report.html, and the table of classes on the terminal."""
         text = json.dumps(without_nan({"step": self.progress.step, **self.results}), indent=2)
         (self.output_dir / "eval_results.json").write_text(text + "\n", encoding="utf-8")
-        self.show()
+        build_report(self.output_dir)
         print(class_table(self.results, self.model.config.id2label))
         print(f"mean IoU {self.results['eval_mean_iou']:.4f} in {self.output_dir}, see {REPORT_NAME} there")
 
@@ -1033,10 +1075,14 @@ def train(config: TrainConfig) -> Path:
             if run.log:
                 run.describe()
             run.evaluate()
+            if not run.results:
+                message = "stopped before the evaluation was through; nothing was scored"
+                raise Interrupted(message, stop.signal or signal.SIGTERM)
             if run.ranks.is_writer:
                 run.write_results()
             return run.output_dir
         run.train()
+    stop.signal = None  # what is left takes seconds and is not cut off halfway
     run.finish()
     return run.output_dir
 

@@ -189,4 +189,5 @@ class Loader:
 
 
 def _leave_interrupts_to_the_run(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
+    for each in (signal.SIGINT, signal.SIGTERM):  # both often go to every process of a terminal, job or container
+        signal.signal(each, signal.SIG_IGN)

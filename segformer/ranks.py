@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -19,6 +20,7 @@ class Ranks:
 
     rank: int = 0
     count: int = 1
+    hosts: Any = None  # a group of the host processes: what they agree on waits for no device
 
     @property
     def is_writer(self) -> bool:
@@ -33,12 +35,27 @@ class Ranks:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def any(self, value: bool, device: torch.device) -> bool:
+    def decide(self, choose: Callable[[], Any]) -> Any:
+        """What the writer chooses, on every rank; where it refuses, the others are told no more than that."""
+        if self.count == 1:
+            return choose()
+        if not self.is_writer:
+            chosen, refused = self.share(None)
+            if refused:
+                raise ValueError("rank 0 refused to start")
+            return chosen
+        try:
+            return self.share((choose(), False))[0]
+        except (ValueError, OSError):
+            self.share((None, True))
+            raise
+
+    def any(self, value: bool) -> bool:
         """Whether the value is true on any rank; every rank has to ask."""
         if self.count == 1:
             return value
-        told = torch.tensor(value, dtype=torch.int32, device=device)
-        dist.all_reduce(told, dist.ReduceOp.MAX)
+        told = torch.tensor(value, dtype=torch.int32)
+        dist.all_reduce(told, dist.ReduceOp.MAX, group=self.hosts)
         return bool(told)
 
     def wait(self) -> None:
@@ -61,7 +78,7 @@ def join_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=_PATIENCE)
-    return Ranks(dist.get_rank(), dist.get_world_size()), device
+    return Ranks(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=_PATIENCE)), device
 
 
 def leave_ranks() -> None:

@@ -63,8 +63,8 @@ def find_resumed(output_dir: str | None, resume_from: str | None, overwrite: boo
             check_output_dir(Path(output_dir), overwrite)
         return None
     if resume_from != "last":
-        checkpoint = Path(resume_from)
-        if output_dir is not None and Path(output_dir).resolve() != checkpoint.resolve().parent:
+        checkpoint = Path(resume_from).resolve()  # its parent is the run's folder, also where it is named '.'
+        if output_dir is not None and Path(output_dir).resolve() != checkpoint.parent:
             check_output_dir(Path(output_dir), overwrite=False)
         return checkpoint
     if output_dir is None:
