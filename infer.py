@@ -38,11 +38,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segformer import Segmenter
 from segformer.config import CONFIG_NAME
+from segformer.files import write_atomically
 from segformer.hub import WEIGHTS_NAME
 from segformer.photo_page import PagePhoto, PhotoPage
 from segformer.photos import open_photo
 from segformer.pictures import class_shares, label_map_picture, overlay, palette, with_legend
 from segformer.processor import PROCESSOR_NAME, ImageProcessor
+from segformer.runs import speak_plainly
 from segformer.segmenter import Prediction
 from segformer.views import Views
 
@@ -397,17 +399,12 @@ def add_to_page(page: PhotoPage, done: Segmented, annotations: Path | None, proc
 
 def write_segments(folder: Path, entries: Sequence[dict[str, Any]]) -> None:
     """Write ``segments.json``, replacing the one before at once."""
-    path = folder / SEGMENTS_NAME
-    unfinished = path.with_name(f"{SEGMENTS_NAME}.unfinished")
-    unfinished.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_atomically(folder / SEGMENTS_NAME, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
 
 
 def main() -> int:
     """Run from the command line; the exit status is 1 if any photo could not be read."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for client in ("httpx", "httpx2"):  # they tell every request, with addresses that are signed
-        logging.getLogger(client).setLevel(logging.WARNING)
+    speak_plainly()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow refuses what is really too large
     options = parse_arguments()
     try:

@@ -22,6 +22,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +70,7 @@ from segformer.ranks import (
 )
 from segformer.record import RunDescription
 from segformer.report import REPORT_NAME, build_report
-from segformer.runs import Clock, Log, find_resumed, make_output_dir, peak_memory_mib, without_nan
+from segformer.runs import Clock, Log, find_resumed, make_output_dir, peak_memory_mib, speak_plainly, without_nan
 from segformer.samples import save_predictions, save_samples
 from segformer.segmenter import choose_device, processor_of
 
@@ -218,27 +219,22 @@ _NOT_NEGATIVE = (
     "seed",
     "dataloader_num_workers",
 )
+# What a resumed run may do differently: how it starts, where it runs, how precisely, and what it reports and keeps.
 _HOW_IT_STARTS = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "eval_on_start"}
-# What a resumed run may do differently: where it runs, how precisely, and what it reports and keeps.
-_MAY_CHANGE = {
+_MAY_CHANGE = _HOW_IT_STARTS | {
     "amp",
     "compile",
     "device",
     "deterministic",
     "dataset",
     "dataloader_num_workers",
-    "eval_on_start",
-    "eval_only",
     "load_best_model_at_end",
     "logging_steps",
     "hub_model_id",
-    "output_dir",
-    "overwrite_output_dir",
     "push_to_hub",
     "per_device_eval_batch_size",
     "per_device_train_batch_size",  # these two as long as a step has as many rows
     "gradient_accumulation_steps",
-    "resume_from_checkpoint",
     "save_steps",
     "save_total_limit",
 }
@@ -583,9 +579,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Loss and scores over all rows, one batch at a time, under the keys of Trainer's log.
 
-    ``eval_loss`` is the mean over all valid pixels, of the photo as it is where several views of it are scored. Only
-    the confusion matrix keeps what has been seen, and it does not grow. Each rank takes its share of the rows, and all
-    have the scores of all of them. Asked to ``stop``, it returns nothing.
+    ``eval_loss`` is the mean over all valid pixels, of the first view where several are scored. Only the confusion
+    matrix keeps what has been seen, and it does not grow. Each rank takes its share of the rows, and all have the
+    scores of all of them. Asked to ``stop``, it returns nothing.
     """
     places = [(0, row) for row in range(ranks.rank, len(samples), ranks.count)]
     size = config.per_device_eval_batch_size
@@ -605,10 +601,7 @@ def evaluate(
         bar.update()
         if prepared is None:
             continue
-        batch = to_device(prepared, device)
-        with autocast(config, device):
-            views = look(model, batch["views"][0] if "views" in batch else [batch["images"]], config.eval_flip)
-        for logits, labels in scored_parts(views, batch):
+        for logits, labels in look(model, to_device(prepared, device), config):
             total_loss += fullres.cross_entropy(logits[0], labels, IGNORE_INDEX, reduction="sum")
             valid_pixels += (labels != IGNORE_INDEX).sum()
             matrix.update(fullres.argmax_of_mean(logits, labels.shape[-2:]), labels)
@@ -629,20 +622,21 @@ def evaluate(
     }
 
 
-def look(model: nn.Module, views: list[Tensor], flip: bool) -> list[Tensor]:
-    """The logits of every view, (B, K, h, w) each, and of its mirror image, turned back."""
-    views = [view if view.ndim == 4 else view[None] for view in views]
-    logits = [model(view) for view in views]
-    return logits + [model(view.flip(-1)).flip(-1) for view in views] if flip else logits
+def look(model: nn.Module, batch: dict[str, Any], config: TrainConfig) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """What is scored at once, logits of all views (B, K, h, w) and labels (B, H, W): the batch, or each photo alone.
 
-
-def scored_parts(views: list[Tensor], batch: dict[str, Any]) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """What is scored at once, logits of all views and labels (B, H, W): the batch, or each photo at its own size."""
+    A view is a batch of photos at one scale or, turned back, the logits of its mirror image.
+    """
+    views = [view[None] for view in batch["views"][0]] if "views" in batch else [batch["images"]]
+    with autocast(config, views[0].device):
+        seen = [model(view) for view in views]
+        if config.eval_flip:
+            seen += [model(view.flip(-1)).flip(-1) for view in views]
     if "original_labels" not in batch:
-        yield views, batch["labels"]
+        yield seen, batch["labels"]
         return
     for number, labels in enumerate(batch["original_labels"]):
-        yield [logits[number : number + 1] for logits in views], labels[None]
+        yield [logits[number : number + 1] for logits in seen], labels[None]
 
 
 def class_table(results: dict[str, Any], names: Mapping[int, str]) -> str:
@@ -709,8 +703,9 @@ class Run:
         source = str(resumed) if resumed else config.checkpoint
         if not self.ranks.is_writer:
             self.ranks.wait()  # the writer goes first, in case something has to be fetched or drawn
-        if resumed:
-            check_resumable(config, read_training_state(resumed)["config"])
+        state = read_training_state(resumed) if resumed else None
+        if state:
+            check_resumable(config, state["config"])
         self.model, self.processor = build_model(config, source)
         self.train_samples, self.eval_samples = build_samples(config, self.processor)
         if self.ranks.is_writer:
@@ -722,8 +717,8 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.progress = Progress()
         self.unread: list[StepResult] = []  # of the steps since the last entry of the log
-        if resumed:
-            self._resume(resumed)
+        if resumed and state:
+            self._resume(resumed, state)
         publishing = config.push_to_hub and self.ranks.is_writer
         account = check_login(config.hub_model_id) if publishing else None
         if config.compile:
@@ -757,8 +752,7 @@ class Run:
                     f"{name} {source} lies in the output folder, which is emptied; name another --output-dir"
                 )
 
-    def _resume(self, checkpoint: Path) -> None:
-        state = read_training_state(checkpoint)
+    def _resume(self, checkpoint: Path, state: dict[str, Any]) -> None:
         if self.model.load_report.mismatched or self.model.load_report.missing:
             raise ValueError(f"{checkpoint} has other classes than the {self.model.config.num_labels} asked for")
         check_same_rows(self.config, state, self.rows)
@@ -779,9 +773,9 @@ class Run:
             self.progress.best_step, self.progress.best_mean_iou = None, -1.0
         logger.info("resuming from %s", checkpoint)
 
-    @property
+    @cached_property
     def rows(self) -> dict[str, Any]:
-        """What tells the training rows from others."""
+        """What tells the training rows from others; two of them are read for it."""
         count = len(self.train_samples)
         return {"count": count, "first": self.train_samples.name(0), "last": self.train_samples.name(count - 1)}
 
@@ -1007,7 +1001,7 @@ class Run:
         self.ranks.wait()  # all leave together
 
     def write_results(self) -> None:
-        """eval_results.json, samples.png and report.html, and the table of classes on the terminal."""
+        """eval_results.json, the report once more with it, and the table of classes on the terminal."""
         text = json.dumps(without_nan({"step": self.progress.step, **self.results}), indent=2)
         (self.output_dir / "eval_results.json").write_text(text + "\n", encoding="utf-8")
         build_report(self.output_dir)
@@ -1055,9 +1049,7 @@ def predict_samples(
     model.eval()
     shown = []
     for row in range(min(count, len(samples))):
-        batch = to_device(collate([samples[0, row]]), device)
-        views = look(model, batch["views"][0] if "views" in batch else [batch["images"]], config.eval_flip)
-        logits, labels = next(scored_parts(views, batch))
+        logits, labels = next(look(model, to_device(collate([samples[0, row]]), device), config))
         prediction = fullres.argmax_of_mean(logits, labels.shape[-2:])
         truth, made = (each[0].to("cpu", torch.uint8).numpy() for each in (labels, prediction))
         shown.append((samples.pair(row)[0], truth, made))
@@ -1089,9 +1081,7 @@ def train(config: TrainConfig) -> Path:
 
 def main() -> int:
     """Run from the command line; a mistake in the settings or the data is one line, not a traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for client in ("httpx", "httpx2"):  # they tell every request, with addresses that are signed
-        logging.getLogger(client).setLevel(logging.WARNING)
+    speak_plainly()
     config = parse_arguments()
     try:
         train(config)

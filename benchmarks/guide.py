@@ -100,14 +100,8 @@ def trainer_run(options: argparse.Namespace, seed: int, folder: str) -> dict[str
 
 def compute_metrics(prediction: Any) -> dict[str, float]:
     """The guide's: enlarge all logits, and score with the formula of ``evaluate``."""
-    logits, labels = prediction
-    enlarged = torch.nn.functional.interpolate(
-        torch.from_numpy(logits), size=labels.shape[-2:], mode="bilinear", align_corners=False
-    ).argmax(dim=1)
-    metric = peers.HistogramMeanIoU(len(ID2LABEL))
-    for predicted, label in zip(enlarged.numpy(), np.asarray(labels), strict=True):
-        metric.update(predicted, label)
-    return {"mean_iou": metric.mean_iou()}
+    logits, labels = (torch.from_numpy(np.asarray(values)) for values in prediction)
+    return {"mean_iou": peers.guide_score(logits, labels)}
 
 
 def timed(run: Any, options: argparse.Namespace, seed: int) -> dict[str, float]:

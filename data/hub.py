@@ -168,16 +168,13 @@ class HubShard:
     def ready(self, rows: Collection[int]) -> Rows:
         """These rows from the cache, where their row groups or the whole shard are brought first."""
         wanted = self.groups.of(rows)
+        bytes_of = {group: self._bytes(group) for group in range(len(self.groups.ends))}
         missing = [group for group in wanted if not self._copy(group).exists()]
-        spans = [self._span(group) for group in range(len(self.groups.ends))]
-        if sum(spans[group][1] - spans[group][0] for group in missing) > _MOST * max(
-            (end for _, end in spans), default=0
-        ):
+        if sum(bytes_of[group] for group in missing) > _MOST * sum(bytes_of.values()):
             download = partial(hf_hub_download, self.repository, self.path, repo_type="dataset", revision=self.commit)
             return Shard(Path(_ask(str(self), download))).ready(rows)
         for group in tqdm(missing, f"fetching {self.path}", leave=False, disable=None, unit="row group"):
-            start, stop = self._span(group)
-            make_once(self._copy(group), partial(self._write, group), stop - start)
+            make_once(self._copy(group), partial(self._write, group), bytes_of[group])
         return FetchedRows(self, wanted)
 
     def row(self, row: int) -> dict[str, Any]:
@@ -204,10 +201,9 @@ class HubShard:
             return pq.read_metadata(make_once(path, self._fetch_footer))
 
     def _fetch_footer(self, path: Path) -> None:
+        remote = RemoteFile(self.repository, self.commit, self.path)
         try:
-            pq.read_metadata(pa.PythonFile(RemoteFile(self.repository, self.commit, self.path))).write_metadata_file(
-                path
-            )
+            pq.read_metadata(pa.PythonFile(remote)).write_metadata_file(path)
         except DAMAGE as error:
             raise damaged(f"{self} is not a whole parquet file", error) from error
 
@@ -221,6 +217,10 @@ class HubShard:
             return file.read_row_group(group, columns=self.groups.columns)
         except DAMAGE as error:
             raise damaged(f"{self} breaks off or is damaged in row group {group}", error) from error
+
+    def _bytes(self, group: int) -> int:
+        start, stop = self._span(group)
+        return stop - start
 
     def _span(self, group: int) -> tuple[int, int]:
         """The bytes of the file, from and to, that a row group lies in."""
@@ -272,15 +272,14 @@ class RemoteFile(io.RawIOBase):
         """Bring the bytes from ``start`` to ``stop``, or the last ones if ``start`` is below 0."""
         wanted = f"bytes={start}-{stop - 1}" if start >= 0 else f"bytes={start}"
         headers = build_hf_headers() | {"range": wanted, "accept-encoding": "identity"}
-        # A Hub that stalls must not hold up whoever waits for the same file for ever.
-        request = partial(http_backoff, "GET", self._url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        patience = constants.HF_HUB_DOWNLOAD_TIMEOUT  # or a Hub that stalls holds up whoever waits for the same file
 
-        def ask() -> Any:
-            response = request()
+        def request() -> Any:
+            response = http_backoff("GET", self._url, headers=headers, timeout=patience)
             hf_raise_for_status(response)
             return response
 
-        answer = _ask(self._name, ask)
+        answer = _ask(self._name, request)
         told, content = answer.headers.get("content-range", ""), answer.content
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", told)
         first, self.size = (int(match[1]), int(match[3])) if match else (0, len(content))  # all of it, unasked

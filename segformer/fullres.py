@@ -62,8 +62,7 @@ def plain_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 def plain_argmax_of_mean(views: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     """The class of the highest mean probability, by way of K x H x W values: what ``argmax_of_mean`` means."""
-    enlarged = (F.interpolate(v.float(), (*size,), mode="bilinear", align_corners=False) for v in views)
-    return torch.stack([logits.softmax(1) for logits in enlarged]).mean(0).argmax(1)
+    return plain_probabilities(views, size).argmax(1)
 
 
 def plain_argmax_with_probability(views: Sequence[Tensor], size: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -197,6 +196,10 @@ def _is_stray(labels: Tensor, num_labels: int, ignore_index: int) -> Tensor:
     return ((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)
 
 
+def _is_valid(labels: Tensor, num_labels: int, ignore_index: int) -> Tensor:
+    return (labels >= 0) & (labels < num_labels) & (labels != ignore_index)
+
+
 class _Taps(NamedTuple):
     """Bilinear interpolation along one side: output i is low + weight * (high - low) of the inputs named."""
 
@@ -278,7 +281,7 @@ def _sum_bands(small: Tensor, labels: Tensor, ignore_index: int, gradient: Tenso
     for band in bands:
         wide = _enlarge(small[band.images, band.needed], band.down, columns, scratch).view(-1, K)  # (b * rows * W, K)
         target = labels[band.images, band.rows].reshape(-1, 1)
-        valid = (target >= 0) & (target < K) & (target != ignore_index)
+        valid = _is_valid(target, K, ignore_index)
         target = torch.where(valid, target, 0)
         log_probability = torch.log_softmax(wide, dim=-1, out=scratch("log probability", *wide.shape))
         total -= (log_probability.gather(1, target) * valid).sum()
@@ -313,7 +316,7 @@ def _band_loss(
     across = columns.weight[:, None]
     wide = torch.lerp(few_rows.index_select(2, columns.low), few_rows.index_select(2, columns.high), across)
     band = torch.einsum("yr,brxk->byxk", down, wide)
-    valid = (labels >= 0) & (labels < K) & (labels != ignore_index)
+    valid = _is_valid(labels, K, ignore_index)
     log_probability = torch.log_softmax(band, dim=-1)
     truth = (torch.arange(K, device=band.device) == labels[..., None]) & valid[..., None]
     loss = -torch.where(truth, log_probability, 0).sum()

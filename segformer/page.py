@@ -13,7 +13,6 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,8 +50,11 @@ def asset(name: str) -> Html:
 
 
 def render_page(title: str, body: Html, styles: Sequence[str], script: str, data: Any) -> Html:
-    """A whole page. ``styles`` and ``script`` name files of ``segformer/web``, whose ``data`` is embedded as JSON."""
-    code = asset(script)
+    """A whole page. ``styles`` and ``script`` name files of ``segformer/web``, whose ``data`` is embedded as JSON.
+
+    The style of all pages, ``page.css``, and the script of all, ``page.js``, stand before them.
+    """
+    code = joined(asset(name) for name in ("page.js", script))
     digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
     return asset("page.html").fill(
         title=title,
@@ -70,14 +72,6 @@ def embedded_json(data: Any) -> Html:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Html(text)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file at once: whoever reads it meanwhile has the whole old one or the whole new one."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    # A name read from somebody's config.json may hold half a surrogate pair, which no encoding can write.
-    unfinished.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
-    unfinished.replace(path)
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures

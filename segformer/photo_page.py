@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segformer.files import write_atomically
 from segformer.metrics import ConfusionMatrix, Scores
 from segformer.page import (
     Html,
@@ -30,7 +31,6 @@ from segformer.page import (
     readable_ink,
     render_page,
     swatch,
-    write_atomically,
 )
 from segformer.pictures import class_shares, label_map_picture, overlay
 from segformer.record import percent_text, score_text

@@ -14,7 +14,7 @@ from typing import Any
 
 from segformer.checkpoints import find_checkpoints
 from segformer.curves import NO_NUMBER, TIMES, as_number
-from segformer.page import write_atomically
+from segformer.files import write_atomically
 from segformer.runs import LOG_NAME
 from segformer.samples import ReportSample, load_samples
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segformer.curves import NO_NUMBER, Chart, Series, as_number, draw, noisy, readings, series_of
+from segformer.files import write_atomically
 from segformer.page import (
     Html,
     asset,
@@ -31,7 +32,6 @@ from segformer.page import (
     png_uri,
     render_page,
     swatch,
-    write_atomically,
 )
 from segformer.pictures import palette
 from segformer.record import RunRecord, facts, headline, numbers_of, percent_text, score_text

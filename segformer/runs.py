@@ -16,11 +16,19 @@ from typing import Any, Protocol
 import torch
 
 from segformer.checkpoints import newest_checkpoint
+from segformer.files import write_atomically
 from segformer.hub import WEIGHTS_NAME
 
 LOG_NAME = "log.jsonl"
 
 logger = logging.getLogger(__name__)
+
+
+def speak_plainly() -> None:
+    """Have log messages appear as they are, but not every request of the Hub's client, whose addresses are signed."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)
 
 
 def check_output_dir(folder: Path, overwrite: bool) -> None:
@@ -96,9 +104,7 @@ class Log:
         self.path = folder / LOG_NAME
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
         kept = [line for number, line in enumerate(lines, start=1) if self._step(line, number, lines) <= last_step]
-        unfinished = self.path.with_name(f"{LOG_NAME}.unfinished")
-        unfinished.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        unfinished.replace(self.path)
+        write_atomically(self.path, "".join(line + "\n" for line in kept))
 
     def _step(self, line: str, number: int, lines: list[str]) -> float:
         try:

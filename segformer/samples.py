@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segformer.page import encoded_photo, write_atomically
+from segformer.files import write_atomically
+from segformer.page import encoded_photo
 from segformer.pictures import label_map_picture
 
 SAMPLES_NAME = "samples"

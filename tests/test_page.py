@@ -14,6 +14,7 @@ from markup import Markup
 from PIL import Image
 from run_folders import HOSTILE
 
+from segformer.files import write_atomically
 from segformer.page import (
     MOST_PIXELS,
     Html,
@@ -27,7 +28,6 @@ from segformer.page import (
     png_uri,
     render_page,
     swatch,
-    write_atomically,
 )
 from segformer.pictures import palette
 

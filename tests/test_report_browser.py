@@ -13,7 +13,7 @@ import pytest
 from browser import Visit, chromium, needs_browser, visit
 from run_folders import CLASS_NAMES, HOSTILE, final_scores, loss_at, prediction_at, scene, write_log, write_run
 
-from segformer.page import write_atomically
+from segformer.files import write_atomically
 from segformer.record import RunRecord
 from segformer.report import build_report, render_report
 from segformer.samples import NO_CLASS, ReportSample

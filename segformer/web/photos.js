@@ -1,10 +1,7 @@
-"use strict";
-
 // Without this script the page is a list of overlays and tables. With it, one photo at a time is decoded and drawn:
 // the photo, over it the classes of its pixels, both moved by one view that all panes share.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 const score = (value) => (value === null ? "–" : value.toFixed(3));
@@ -675,31 +672,13 @@ byId("next").addEventListener("click", () => step(1));
 
 // ---- The tables below: sorted by a column; a class lists its photos, a mistake shows where it is largest.
 
-function sortBy(table, heading) {
-  const { sort } = heading.dataset;
-  const other = { ascending: "descending", descending: "ascending" };
-  const order = other[heading.getAttribute("aria-sort")] ?? (sort === "name" ? "ascending" : "descending");
-  for (const each of all("[aria-sort]", table)) each.removeAttribute("aria-sort");
-  heading.setAttribute("aria-sort", order);
-  const compare = sort === "name"
-    ? (a, b) => a.dataset.name.localeCompare(b.dataset.name)
-    : (a, b) => a.dataset[sort] - b.dataset[sort];
-  const sign = order === "ascending" ? 1 : -1;
-  table.tBodies[0].append(...[...table.tBodies[0].rows].sort((a, b) => sign * compare(a, b)));
-}
-
 function goToViewer() {
   byId("viewer").scrollIntoView();
   stage.focus({ preventScroll: true });
 }
 
 function prepareTables() {
-  const totals = byId("totals");
-  for (const heading of all("[data-sort]")) {
-    const button = element("button", { type: "button" }, heading.textContent);
-    button.addEventListener("click", () => sortBy(totals, heading));
-    heading.replaceChildren(button);
-  }
+  makeSortable(byId("totals"));
   for (const row of all("[data-class]")) {
     const name = row.querySelector("th span");
     const button = element("button", { type: "button", class: "choose" }, element("bdi", {}, name.textContent));

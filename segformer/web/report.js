@@ -1,8 +1,5 @@
-"use strict";
-
 // The page is whole without this script. It adds what needs a hand: reading curves, time, sorting, finding.
 const data = JSON.parse(document.getElementById("data").textContent);
-const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 for (const element of all(".hint, .control")) element.hidden = false;
 
 // ---- Curves: every chart is read at the same step, under a pointer, a finger or the arrow keys.
@@ -177,20 +174,6 @@ for (const sample of all(".sample")) {
 
 const table = document.querySelector(".classes");
 
-function sortBy(heading) {
-  const { sort } = heading.dataset;
-  const first = sort === "name" ? "ascending" : "descending";
-  const other = { ascending: "descending", descending: "ascending" };
-  const order = heading.hasAttribute("aria-sort") ? other[heading.getAttribute("aria-sort")] : first;
-  for (const each of all("[aria-sort]", table)) each.removeAttribute("aria-sort");
-  heading.setAttribute("aria-sort", order);
-  const compare = sort === "name"
-    ? (a, b) => a.dataset.name.localeCompare(b.dataset.name)
-    : (a, b) => a.dataset[sort] - b.dataset[sort];
-  const sign = order === "ascending" ? 1 : -1;
-  table.tBodies[0].append(...[...table.rows].filter((row) => row.dataset.name !== undefined).sort((a, b) => sign * compare(a, b)));
-}
-
 function find(text) {
   const wanted = text.trim().toLowerCase();
   const rows = all("[data-name]");
@@ -200,13 +183,7 @@ function find(text) {
 }
 
 if (table) {
-  for (const heading of all("[data-sort]", table)) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = heading.textContent;
-    button.addEventListener("click", () => sortBy(heading));
-    heading.replaceChildren(button);
-  }
+  makeSortable(table);
   const filter = document.getElementById("filter");
   filter.addEventListener("input", () => find(filter.value));
 }
