@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -74,7 +75,8 @@ class HubServer:
     """``repositories`` by id (data sets begin with ``datasets/``); ``log`` holds each request as method and path.
 
     ``sent_bytes`` counts what left for each path of a repository. ``cuts`` holds, for the next answers with content,
-    after how many bytes the connection is cut; ``page`` is sent in place of any content, as a captive portal does.
+    after how many bytes the connection is cut; ``page`` is sent in place of any content, as a captive portal does, and
+    ``stalls`` is for how many answers nothing comes after the head, for half a minute.
 
     ``accounts`` holds, by token, who may write; ``large_files`` what was uploaded the way of LFS, by digest; and
     ``refusals`` the status that answers every request with a certain part in its method and path, where 0 hangs up.
@@ -86,6 +88,7 @@ class HubServer:
         self.sent_bytes: dict[str, int] = {}
         self.cuts: list[int] = []
         self.page: bytes | None = None
+        self.stalls = 0
         self.accounts: dict[str, Account] = {}
         self.large_files: Files = {}
         self.refusals: dict[str, int] = {}
@@ -381,6 +384,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        if name and self.hub.stalls:
+            self.hub.stalls -= 1
+            time.sleep(30)
         if name and self.hub.cuts:
             content = content[: self.hub.cuts.pop(0)]
             self.close_connection = True

@@ -304,6 +304,23 @@ def test_a_web_page_in_place_of_data_is_not_taken_for_data(hub: HubServer, home:
     assert home.start("scene_parse_150", "train[:2]")["numbers"] == [0, 1]
 
 
+@pytest.mark.slow  # the client tries again for half a minute
+@pytest.mark.parametrize("split", ["train[:2]", "train"])
+@pytest.mark.parametrize("trouble", ["cut", "stall", "hang up", "500"])
+def test_a_hub_in_trouble_is_named_and_leaves_nothing_behind(
+    trouble: str, split: str, hub: HubServer, home: Home
+) -> None:
+    serve(hub, {SHARD: shard(range(3))})
+    hub.cuts = [100] * 50 if trouble == "cut" else []
+    hub.stalls = 50 if trouble == "stall" else 0
+    hub.refusals = {"hang up": {"parquet": 0}, "500": {"parquet": 500}}.get(trouble, {})
+    answer = home.start("scene_parse_150", split, HF_HUB_DOWNLOAD_TIMEOUT="1", HF_HUB_ETAG_TIMEOUT="1")
+    hub.cuts, hub.stalls, hub.refusals = [], 0, {}
+    assert answer["error"] in ("HubError", "OSError", "ValueError"), answer
+    assert "zhoubolei/scene_parse_150" in answer["message"]
+    assert home.start("scene_parse_150", split)["numbers"] == list(range(3))[: 2 if "[" in split else 3]
+
+
 def test_a_damaged_shard_is_named(hub: HubServer, home: Home) -> None:
     whole = shard(range(300), padding=1000)
     serve(hub, {SHARD: whole[:-30_000]})

@@ -175,6 +175,26 @@ def test_an_encoder_without_its_pinned_conversion_still_gives_its_pickle(hub: Hu
     assert online.load("nvidia/mit-b1") == {"mark": 2}
 
 
+@pytest.mark.parametrize("trouble", ["page", "cut", "stall", "hang up", "500"])
+def test_a_hub_in_trouble_is_named_and_leaves_nothing_behind(trouble: str, hub: HubServer, tmp_path: Path) -> None:
+    hub.repositories["org/trouble"] = Repository({"main": config() | as_safetensors(1)})
+    impatient = {"HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}
+    client = Client(tmp_path / "home", HF_ENDPOINT=hub.url, **impatient)
+    try:
+        hub.page = b"<html>Log in to this network</html>" if trouble == "page" else None
+        hub.cuts = [100] * 50 if trouble == "cut" else []
+        hub.stalls = 50 if trouble == "stall" else 0
+        hub.refusals = {"hang up": {"trouble": 0}, "500": {"trouble": 500}}.get(trouble, {})
+        answer = client.load("org/trouble")
+        hub.page, hub.cuts, hub.stalls, hub.refusals = None, [], 0, {}
+        assert answer["error"] in ("OSError", "FileNotFoundError", "ValueError"), answer
+        assert "org/trouble" in answer["message"]
+        assert client.load("org/trouble") == {"mark": 1}
+    finally:
+        hub.page, hub.cuts, hub.stalls, hub.refusals = None, [], 0, {}
+        client.close()
+
+
 @pytest.mark.parametrize("by", ["branch", "commit"])
 def test_the_revision_asked_for_is_loaded(by: str, hub: HubServer, online: Client) -> None:
     revisions = {"main": config() | as_safetensors(1), "v2": config() | as_safetensors(3)}
