@@ -204,6 +204,7 @@ def earlier_entries(folder: Path) -> list[dict[str, Any]]:
             labels = entry["labels"]
             if not (isinstance(entry["file"], str) and labels.endswith("_labels.png") and Path(labels).name == labels):
                 raise ValueError("no photo, or no name of its label map")
+            _mask_names(entry)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not one that infer.py wrote; move it, or name another --output-dir") from error
     return list(entries)
@@ -369,7 +370,9 @@ def infer(options: argparse.Namespace) -> list[str]:
                 if isinstance(done, str):
                     failures.append(done)
                     continue
-                results[os.path.abspath(done.entry["file"])] = done.entry
+                file = os.path.abspath(done.entry["file"])
+                results[file] = done.entry
+                remove_stale_masks(folder, earlier.get(file, {}), done.entry)
                 tqdm.write(summary(done.name, done.entry["segments"]), file=sys.stdout)
                 if page:
                     failures += add_to_page(page, done, options.annotations, segmenter.processor)
@@ -381,6 +384,19 @@ def infer(options: argparse.Namespace) -> list[str]:
     others = f", which has {len(kept)} from before" if kept else ""
     print(f"{len(results)} photo{'' if len(results) == 1 else 's'} in {folder}{others}")
     return failures
+
+
+def remove_stale_masks(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Delete the masks that an earlier run wrote of a photo and that this one did not write again."""
+    for name in _mask_names(before) - _mask_names(now):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _mask_names(entry: Mapping[str, Any]) -> set[str]:
+    names = {segment["mask"] for segment in entry.get("segments", []) if "mask" in segment}
+    if not all(re.fullmatch(r"[^/\\]+_mask_\d+\.png", name) for name in names):
+        raise ValueError("a mask has a name that no mask is given")
+    return names
 
 
 def add_to_page(page: PhotoPage, done: Segmented, annotations: Path | None, processor: ImageProcessor) -> list[str]:

@@ -6,5 +6,15 @@ from segformer.metrics import ConfusionMatrix
 from segformer.model import Segformer
 from segformer.processor import ImageProcessor
 from segformer.segmenter import Segmenter
+from segformer.views import Views
 
-__all__ = ["VARIANTS", "ConfusionMatrix", "ImageProcessor", "Segformer", "SegformerConfig", "Segmenter", "fullres"]
+__all__ = [
+    "VARIANTS",
+    "ConfusionMatrix",
+    "ImageProcessor",
+    "Segformer",
+    "SegformerConfig",
+    "Segmenter",
+    "Views",
+    "fullres",
+]

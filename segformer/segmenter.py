@@ -20,7 +20,7 @@ from segformer import fullres
 from segformer.model import Segformer
 from segformer.photos import Photo, as_photo
 from segformer.processor import PROCESSOR_NAME, ImageProcessor
-from segformer.views import Box, SlidingLogits, Views
+from segformer.views import Box, SlidingLogits, Views, mirrored_logits
 
 Logits = Tensor | fullres.LogitRows
 Result = TypeVar("Result")
@@ -229,7 +229,7 @@ class Segmenter:
             images = torch.stack([resizing.image_to_tensor(photo) for photo in photos]).to(self.device)
             yield self.model(images)
             if self.views.flip:
-                yield self.model(images.flip(-1)).flip(-1)
+                yield mirrored_logits(self.model, images)
 
     def _slide(self, photo: Image.Image, size: tuple[int, int], window: int) -> Iterator[SlidingLogits]:
         """The logits of one photo at one size, in windows, and of its mirror image."""
@@ -238,7 +238,7 @@ class Segmenter:
 
         def look(boxes: Sequence[Box], flip: bool) -> Tensor:
             images = torch.stack([as_it_is.image_to_tensor(resized.crop(box)) for box in boxes]).to(self.device)
-            return self.model(images.flip(-1)).flip(-1) if flip else self.model(images)
+            return mirrored_logits(self.model, images) if flip else self.model(images)
 
         for flip in (False, True)[: 1 + self.views.flip]:
             yield SlidingLogits(

@@ -9,6 +9,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from segformer.processor import ImageProcessor, keep_ratio_size
 
@@ -91,6 +92,18 @@ class Views:
     def window_for(self, size: tuple[int, int]) -> int | None:
         """The window for a view of this (height, width), or None where one would cover it."""
         return self.window if self.window is not None and max(size) > self.window else None
+
+
+def mirrored_logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """What a model makes of mirror images, turned back onto the grid of ``model(images)``.
+
+    Shapes: (B, 3, H, W) -> (B, K, h, w).
+
+    A width between two multiples of the stride is first filled up to the next; the grid of the mirror image would else
+    begin in the middle of a position, up to three pixels beside that of the photo.
+    """
+    missing = -images.shape[-1] % _STRIDE
+    return model(functional.pad(images, (0, missing, 0, 0), mode="replicate").flip(-1)).flip(-1)
 
 
 class SlidingLogits:

@@ -404,6 +404,27 @@ def test_masks_are_those_of_the_classes_and_are_named_in_the_segments_file(
             assert np.array_equal(np.asarray(stored), np.where(label_map == segment["id"], 255, 0))
 
 
+def test_masks_of_an_earlier_run_do_not_stay_behind(run: Run, photos: Path) -> None:
+    random_photo().save(photos / "a.png")
+    random_photo().save(photos / "b.png")
+    _, output = run(photos, "--masks")
+    (output / "a_mask_999.png").write_bytes(b"not one of ours")
+    run(photos / "a.png")
+    assert [path.name for path in output.glob("a_mask_*")] == ["a_mask_999.png"]
+    assert list(output.glob("b_mask_*"))
+
+
+@pytest.mark.parametrize("name", ["../a_mask_001.png", "a.png", 7])
+def test_a_segments_file_that_names_other_files_as_masks_is_refused(run: Run, photos: Path, name: Any) -> None:
+    random_photo().save(photos / "a.png")
+    _, output = run(photos, "--masks")
+    written = entries(output)
+    written[0]["segments"][0]["mask"] = name
+    (output / "segments.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=r"segments.json is not one that infer.py wrote"):
+        run(photos)
+
+
 def test_scores_are_those_of_the_segmenter(run: Run, photos: Path, segmenter: Segmenter) -> None:
     random_photo().save(photos / "a.png")
     _, output = run(photos / "a.png", "--scores")

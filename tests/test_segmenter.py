@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from libraries import pil_processor, transformers
 from PIL import Image
 from torch import Tensor
-from transformers import SegformerForSemanticSegmentation, pipeline
-from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from data import SceneParse150
 from data.classes import ID2LABEL
@@ -47,10 +46,10 @@ def real_segmenter(ade_checkpoint: Path) -> Segmenter:
 @pytest.fixture(scope="module")
 def reference(ade_checkpoint: Path) -> Any:
     """transformers' pipeline."""
-    return pipeline(
+    return transformers.pipeline(
         "image-segmentation",
-        model=SegformerForSemanticSegmentation.from_pretrained(ade_checkpoint),
-        image_processor=SegformerImageProcessorPil.from_pretrained(ade_checkpoint),
+        model=transformers.SegformerForSemanticSegmentation.from_pretrained(ade_checkpoint),
+        image_processor=pil_processor.SegformerImageProcessorPil.from_pretrained(ade_checkpoint),
         device="cpu",
     )
 
@@ -428,6 +427,14 @@ def test_a_batch_size_of_none_is_refused(tiny_model: Segformer) -> None:
         Segmenter(tiny_model, ImageProcessor(), "cpu", batch_size=0)
 
 
+def on_the_grid(pixels: Tensor) -> Tensor:
+    """(3, H, W) with its last column repeated until W is a multiple of 4, the pixels from one logit to the next."""
+    last = pixels[:, :, -1:]
+    while pixels.shape[2] % 4:
+        pixels = torch.cat([pixels, last], dim=2)
+    return pixels
+
+
 def plain_mean(segmenter: Segmenter, photo: Image.Image, sizes: Sequence[tuple[int, int]], flip: bool) -> Tensor:
     """The mean probabilities over views of these (height, width), (K, H, W), step by step."""
     each = []
@@ -435,7 +442,7 @@ def plain_mean(segmenter: Segmenter, photo: Image.Image, sizes: Sequence[tuple[i
         pixels = replace(segmenter.processor, size=size).image_to_tensor(photo)
         for mirrored in (False, True)[: 1 + flip]:
             with torch.no_grad():
-                logits = segmenter.model((pixels.flip(2) if mirrored else pixels)[None])
+                logits = segmenter.model((on_the_grid(pixels).flip(2) if mirrored else pixels)[None])
             logits = logits.flip(3) if mirrored else logits
             each.append(F.interpolate(logits, (photo.height, photo.width), mode="bilinear").softmax(1)[0])
     return torch.stack(each).mean(0)
@@ -551,7 +558,7 @@ def plain_windows(segmenter: Segmenter, photo: Image.Image, window: int, overlap
         for left in window_starts(photo.width, window, overlap):
             seen = pixels[:, top : top + window, left : left + window]
             with torch.no_grad():
-                logits = segmenter.model((seen.flip(2) if flip else seen)[None])[0]
+                logits = segmenter.model((on_the_grid(seen).flip(2) if flip else seen)[None])[0]
             logits = logits.flip(2) if flip else logits
             for y in range(logits.shape[1]):
                 for x in range(logits.shape[2]):

@@ -1,0 +1,103 @@
+"""Settings that know their rules: fields of a frozen dataclass, each with its meaning, its values and its flag.
+
+What a field says of itself is all there is to say: the check of a value, the command line, and whether a run that is
+resumed may have another value than it began with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import field, fields
+from functools import partial
+from typing import Any, Literal, NoReturn
+
+logger = logging.getLogger(__name__)
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    choices: Sequence[str] | None = None,
+    at_least: float | None = None,
+    below: float = 2**31,
+    on_resume: Literal["kept", "told", "free"] = "kept",
+) -> Any:
+    """A field of a settings dataclass: one of ``choices``, or a number of ``at_least`` and ``below`` its limits.
+
+    A run that is resumed with another value is refused ("kept"), or told of it, or free to have it.
+    """
+    rules = {"choices": choices, "at_least": at_least, "below": below, "on_resume": on_resume}
+    return field(default=default, metadata={"help": meaning, **rules})
+
+
+changeable = partial(setting, on_resume="told")
+per_start = partial(setting, on_resume="free")
+
+
+def check_settings(config: Any) -> None:
+    """Raise ValueError, with its name and its rule, for the first value that its field does not take."""
+    kinds = _kinds(type(config))
+    for each in fields(config):
+        value, rules = getattr(config, each.name), each.metadata
+        kind, may_be_none = kinds[each.name]
+        if value is None and may_be_none:
+            continue
+        of_kind = isinstance(value, (int, float) if kind is float else kind)
+        if not of_kind or isinstance(value, bool) != (kind is bool):
+            raise ValueError(f"{each.name} is {value!r}; it must be {_KIND_NAMES[kind]}")
+        if rules["choices"] and value not in rules["choices"]:
+            raise ValueError(f"{each.name} is {value!r}; it is one of {', '.join(rules['choices'])}")
+        if rules["at_least"] is not None and not rules["at_least"] <= value < rules["below"]:
+            raise ValueError(f"{each.name} is {value}; it must be at least {rules['at_least']}, below {rules['below']}")
+
+
+class FlagParser(argparse.ArgumentParser):
+    """A command line of many flags, which says what is wrong in one line instead of listing them all first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help lists all flags\n")
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type, skip: Sequence[str] = ()) -> None:
+    """One flag for every field, under its name with dashes."""
+    kinds = _kinds(config)
+    for each in fields(config):
+        if each.name in skip:
+            continue
+        flag = "--" + each.name.replace("_", "-")
+        kind, _ = kinds[each.name]
+        meaning = f"{each.metadata['help']} (guide: {each.default})".replace("%", "%%")
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=meaning)
+        else:
+            parser.add_argument(flag, type=kind, choices=each.metadata["choices"], help=meaning)
+
+
+def check_resumable(config: Any, saved: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming both values, where another run would come of it; log what else is not as it was."""
+    for each in fields(config):
+        now, then = getattr(config, each.name), saved.get(each.name)
+        if each.name not in saved or now == then or each.metadata["on_resume"] == "free":
+            continue
+        if each.metadata["on_resume"] == "kept":
+            raise ValueError(
+                f"the checkpoint was trained with {each.name} {then!r}, this run asks for {now!r}; go on with the "
+                "former, or start a run of its own in another --output-dir"
+            )
+        logger.info("%s is now %r, it was %r", each.name, now, then)
+
+
+_KIND_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _kinds(config: type) -> dict[str, tuple[type, bool]]:
+    """For every field the type of its values, and whether None is one of them."""
+    kinds = {}
+    for name, kind in typing.get_type_hints(config).items():
+        parts = [part for part in getattr(kind, "__args__", (kind,)) if part is not types.NoneType]
+        kinds[name] = parts[0], isinstance(kind, types.UnionType)
+    return kinds
