@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
+from libraries import transformers
 from torch import Tensor
 
 from segformer import VARIANTS, Segformer, SegformerConfig

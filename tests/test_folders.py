@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from libraries import datasets
 from PIL import Image
 from torch.utils.data import DataLoader
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers
+from libraries import transformers
 from PIL import Image
 from torch import Tensor, nn
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
+from libraries import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

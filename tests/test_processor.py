@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from libraries import pil_processor, transformers
 from orientations import ORIENTATION, UPRIGHT
 from PIL import Image
-from transformers import AutoImageProcessor
-from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 from data import SceneParse150
 from segformer import ImageProcessor
@@ -29,7 +28,7 @@ def random_pair(seed: int, height: int, width: int) -> tuple[Image.Image, Image.
 
 
 def of_transformers(photo: Image.Image, label_map: Image.Image, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = SegformerImageProcessorPil(**settings)(
+    batch = pil_processor.SegformerImageProcessorPil(**settings)(
         photo, label_map, input_data_format="channels_last", return_tensors="pt"
     )
     return batch["pixel_values"][0], batch["labels"][0]
@@ -112,14 +111,16 @@ def test_a_saved_config_opens_in_transformers_with_the_same_tensors(tmp_path: Pa
     processor.save_pretrained(tmp_path)
     photo, label_map = random_pair(1, 33, 21)
     images, labels = processor(photo, label_map)
-    opened = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    opened = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
     expected = opened(photo, label_map, return_tensors="pt")
     assert torch.equal(images, expected["pixel_values"][0])
     assert torch.equal(labels, expected["labels"][0])
 
 
 def test_a_config_that_transformers_saved_opens_with_the_same_tensors(tmp_path: Path) -> None:
-    reference = SegformerImageProcessorPil(do_reduce_labels=True, size={"height": 40, "width": 56}, resample=1)
+    reference = pil_processor.SegformerImageProcessorPil(
+        do_reduce_labels=True, size={"height": 40, "width": 56}, resample=1
+    )
     reference.save_pretrained(tmp_path)
     photo, label_map = random_pair(2, 33, 21)
     images, labels = ImageProcessor.from_pretrained(tmp_path)(photo, label_map)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from libraries import pil_processor
 from PIL import Image
-from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
 import train as training
 from data import SceneParse150
@@ -191,7 +191,7 @@ def test_the_paper_recipe_runs_from_beginning_to_end(settings: dict[str, Any]) -
     folder = train(configure("paper", **settings, image_size=64, per_device_train_batch_size=2))
     assert "keep" in (folder / "README.md").read_text(encoding="utf-8")
     assert ImageProcessor.from_pretrained(folder).keep_ratio_scale == (2048, 512)
-    theirs = SegformerImageProcessorPil.from_pretrained(folder)
+    theirs = pil_processor.SegformerImageProcessorPil.from_pretrained(folder)
     assert (theirs.size["height"], theirs.size["width"]) == (64, 64)
     rates = [json.loads(line).get("learning_rate") for line in (folder / "log.jsonl").read_text().splitlines()]
     assert rates[0] == pytest.approx(6e-5 / 2 * (1 / 1500 + (1 - 1 / 1500) * 1e-6))

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from libraries import datasets
 from orientations import ORIENTATION, UPRIGHT
 from PIL import Image
 from torch.utils.data import DataLoader

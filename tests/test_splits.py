@@ -2,8 +2,8 @@
 
 import re
 
-import datasets
 import pytest
+from libraries import datasets
 
 from data.splits import parse_split
 

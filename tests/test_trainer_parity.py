@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from libraries import transformers
 from torch.utils.data import Dataset
-from transformers import SegformerForSemanticSegmentation, Trainer, TrainingArguments
 
 from data import SceneParse150
 from segformer import ImageProcessor
@@ -33,10 +33,10 @@ class _Rows(Dataset[dict[str, torch.Tensor]]):
 
 
 def _trainer_history(shards: Path, checkpoint: Path, folder: Path) -> list[dict[str, float]]:
-    model = SegformerForSemanticSegmentation.from_pretrained(
+    model = transformers.SegformerForSemanticSegmentation.from_pretrained(
         checkpoint, drop_path_rate=0.0, classifier_dropout_prob=0.0
     )
-    arguments = TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         learning_rate=6e-5,
         per_device_train_batch_size=2,
@@ -48,7 +48,9 @@ def _trainer_history(shards: Path, checkpoint: Path, folder: Path) -> list[dict[
         use_cpu=True,
         seed=42,
     )
-    trainer = Trainer(model, arguments, train_dataset=_Rows(shards, ImageProcessor.from_pretrained(checkpoint)))
+    trainer = transformers.Trainer(
+        model, arguments, train_dataset=_Rows(shards, ImageProcessor.from_pretrained(checkpoint))
+    )
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
