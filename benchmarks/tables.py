@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.measure import RESULTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "benchmarks/README.md")
+PAGES = (ROOT / "README.md", ROOT / "README.ko.md", ROOT / "benchmarks/README.md")
 _PLACE = re.compile(r"(<!-- results/(?P<name>[\w-]+)\.json: (?P<columns>[\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _HEADINGS = {
     "ms": "ours, ms",
@@ -23,6 +23,14 @@ _HEADINGS = {
     "seconds": "ours, s",
     "peer_seconds": "peer, s",
     "ratio": "times as fast",
+    "minutes": "ours, minutes",
+    "peer_minutes": "peer, minutes",
+    "mean_iou": "ours, mean IoU",
+    "peer_mean_iou": "peer, mean IoU",
+    "eval_loss": "ours, loss",
+    "peer_eval_loss": "peer, loss",
+    "peer_images_per_second": "peer, images/s",
+    "same_weights": "same bits",
     "smp_ms": "smp, ms",
     "smp_ratio": "times as fast as smp",
     "smp_peak_memory_mib": "smp, MiB",
@@ -67,6 +75,8 @@ def _cell(column: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
+        if 0 < abs(value) < 0.1:
+            return f"{value:.2g}"
         return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
     return str(value)
 

@@ -16,6 +16,8 @@ from benchmarks import tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+KOREAN = (ROOT / "README.ko.md").read_text(encoding="utf-8")
+in_both = pytest.mark.parametrize("readme", [README, KOREAN], ids=["English", "Korean"])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -45,21 +47,40 @@ def test_infer_understands_the_commands_of_the_readme(words: list[str]) -> None:
     infer.parse_arguments(words[2:])
 
 
-def test_paths_in_the_readme_exist() -> None:
-    named = set(re.findall(r"`((?:segformer|data|tests|benchmarks|docs)/[\w./-]+)`", README))
-    named |= set(re.findall(r"\]\(((?!http)[^)]+)\)", README))
+def test_the_korean_readme_has_the_commands_the_code_and_the_tables_of_the_english() -> None:
+    blocks, korean = (re.findall(r"```.*?```", text, re.DOTALL) for text in (README, KOREAN))
+    assert len(blocks) > 5
+    assert korean == blocks
+    sizes = [
+        [len(re.findall(r"^\| ", part, re.MULTILINE)) for part in re.split(r"^#+ ", text, flags=re.MULTILINE)]
+        for text in (README, KOREAN)
+    ]
+    assert sizes[0] == sizes[1]
+    assert sum(sizes[0]) > 20
+
+
+def test_the_korean_readme_speaks_of_the_same_names() -> None:
+    names, korean = (set(re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)) for text in (README, KOREAN))
+    assert korean == names
+
+
+@in_both
+def test_paths_in_the_readme_exist(readme: str) -> None:
+    named = set(re.findall(r"`((?:segformer|data|tests|benchmarks|docs)/[\w./-]+)`", readme))
+    named |= set(re.findall(r"\]\(((?!http)[^)]+)\)", readme))
     assert named
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
-def test_flags_in_the_readme_exist() -> None:
+@in_both
+def test_flags_in_the_readme_exist(readme: str) -> None:
     known = {"--" + name.replace("_", "-") for name in train.TrainConfig.__dataclass_fields__}
     known |= {"--opacity", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--no-reduce-labels"}
     known |= set(re.findall(r"add\(\"(--[a-z-]+)", (ROOT / "infer.py").read_text(encoding="utf-8")))
     known |= set(
         re.findall(r"add_argument\(\s*\"(--[a-z-]+)", (ROOT / "benchmarks/throughput.py").read_text(encoding="utf-8"))
     )
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", readme)) <= known
 
 
 def test_reading_order_names_every_module_of_the_package() -> None:
