@@ -4,7 +4,7 @@
     python train.py --recipe guide          Hugging Face's guide: nvidia/mit-b0 on 50 images of SceneParse150
     torchrun --nproc-per-node 4 train.py    a run on four GPUs; any recipe
 
-Settings, data, model, step, evaluation, saving and the loop follow in this order. Every random draw is a function of
+Settings, data, model, step, evaluation and the loop follow in this order. Every random draw is a function of
 where the run is (seed, epoch, row, step), so a resumed run repeats an uninterrupted one and no generator is ever saved.
 """
 
@@ -17,20 +17,15 @@ import math
 import signal
 import sys
 import time
-import types
-import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
@@ -44,9 +39,11 @@ from data.on_device import AugmentOnDevice
 from data.order import NO_ROW, Place, StepSampler
 from data.paper import PAPER_SCALE, PaperAugmentation
 from data.transforms import ColorJitter, mix
-from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, fullres
+from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.card import write_card
 from segformer.checkpoints import (
+    STATE_NAME,
+    copy_checkpoint,
     find_checkpoints,
     read_training_state,
     remove_leftovers,
@@ -55,110 +52,115 @@ from segformer.checkpoints import (
     set_aside_later,
 )
 from segformer.config import variant_of
+from segformer.files import write_atomically
 from segformer.interrupts import Interrupted, StopRequest
-from segformer.pictures import contact_sheet, label_map_picture, overlay, palette
+from segformer.pictures import palette
 from segformer.publish import check_login, full_id, publish_run, shareable
 from segformer.ranks import (
     ALONE,
     Ranks,
     compute_deterministically,
     distribute,
+    is_lost_rank,
     join_ranks,
     leave_ranks,
     sum_over_ranks,
     take_writers_buffers,
 )
-from segformer.record import RunDescription
+from segformer.record import RESULTS_NAME, RunDescription, class_table
 from segformer.report import REPORT_NAME, build_report
-from segformer.runs import Clock, Log, find_resumed, make_output_dir, peak_memory_mib, speak_plainly, without_nan
-from segformer.samples import save_predictions, save_samples
+from segformer.runs import (
+    Clock,
+    Log,
+    RunLock,
+    claim_output_dir,
+    empty_output_dir,
+    find_resumed,
+    peak_memory_mib,
+    speak_plainly,
+    without_nan,
+)
+from segformer.samples import Shown, save_shown
 from segformer.segmenter import choose_device, processor_of
+from segformer.settings import FlagParser, add_flags, changeable, check_resumable, check_settings, per_start, setting
+from segformer.views import mirrored_logits
 
 logger = logging.getLogger("train")
 
 # ---------------------------------------------------------------------------------------------------------- settings
 
 
-def _setting(default: Any, meaning: str, choices: Sequence[str] | None = None) -> Any:
-    return field(default=default, metadata={"help": meaning, "choices": choices})
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """Every setting of a run, under the guide's names; the defaults are the guide's. Raises ValueError by name."""
 
-    recipe: str = _setting("guide", "the settings to start from")
-    dataset: str = _setting("scene_parse_150", "folder or glob of parquet shards, scene_parse_150 (Hub), or toy")
-    split: str = _setting("train[:50]", "rows to train on, such as train or train[:50]")
-    eval_split: str | None = _setting(None, "rows to evaluate on; without it, --test-size of --split is held out")
-    test_size: float = _setting(0.2, "share of --split to hold out when there is no --eval-split")
-    checkpoint: str | None = _setting("nvidia/mit-b0", "Hub id, folder or file to start from; 'none' to start anew")
-    variant: str | None = _setting(None, "b0 to b5: size of a model that starts anew, b0 if not given", tuple(VARIANTS))
-    image_size: int | None = _setting(None, "side in pixels that photos are resized to; else the checkpoint's, or 512")
-    num_labels: int | None = _setting(None, "number of classes; else as many as named, or SceneParse150's 150")
-    label_names: str | None = _setting(None, "file that names the classes: JSON, or a name a line")
-    reduce_labels: bool = _setting(True, "raw label 0 is 'other', and label k class k - 1; without, label k is class k")
-    ignore_index: int | None = _setting(None, "one more raw label to ignore; 255 if labels are not reduced")
-    binary_masks: bool = _setting(False, "any raw label above 0 is the object; takes --no-reduce-labels")
-    augmentation: str = _setting(
-        "jitter", "of training images: the guide's or the paper's", ("none", "jitter", "paper")
+    recipe: str = setting("guide", "the settings to start from")
+    dataset: str = changeable("scene_parse_150", "folder or glob of parquet shards, scene_parse_150 (Hub), or toy")
+    split: str = setting("train[:50]", "rows to train on, such as train or train[:50]")
+    eval_split: str | None = setting(None, "rows to evaluate on; without it, --test-size of --split is held out")
+    test_size: float = setting(0.2, "share of --split to hold out when there is no --eval-split", at_least=0, below=1)
+    checkpoint: str | None = setting("nvidia/mit-b0", "Hub id, folder or file to start from; 'none' to start anew")
+    variant: str | None = setting(None, "b0 to b5: size of a model that starts anew, b0 if not given", tuple(VARIANTS))
+    image_size: int | None = setting(
+        None, "side in pixels that photos are resized to; else the checkpoint's, or 512", at_least=1
     )
-    augment_on_device: bool = _setting(False, "jitter and normalise there; workers only decode and resize")
-    drop_path_rate: float | None = _setting(None, "rate of dropped residual branches; else the checkpoint's")
-    classifier_dropout: float | None = _setting(None, "dropout before the classifier; else the checkpoint's")
-    learning_rate: float = _setting(6e-5, "peak learning rate of AdamW")
-    head_learning_rate_factor: float = _setting(1.0, "times as high a learning rate for the decoder")
-    weight_decay: float = _setting(0.0, "weight decay of AdamW; norms and biases are spared")
-    decay_biases: bool = _setting(False, "decay biases too; norms are still spared")
-    lr_scheduler_type: str = _setting(
+    num_labels: int | None = setting(
+        None, "number of classes; else as many as named, or SceneParse150's 150", at_least=1
+    )
+    label_names: str | None = setting(None, "file that names the classes: JSON, or a name a line")
+    reduce_labels: bool = setting(True, "raw label 0 is 'other', and label k class k - 1; without, label k is class k")
+    ignore_index: int | None = setting(None, "one more raw label to ignore; 255 if labels are not reduced")
+    binary_masks: bool = setting(False, "any raw label above 0 is the object; takes --no-reduce-labels")
+    augmentation: str = setting("jitter", "of training images: the guide's or the paper's", ("none", "jitter", "paper"))
+    augment_on_device: bool = setting(False, "jitter and normalise there; workers only decode and resize")
+    drop_path_rate: float | None = setting(
+        None, "rate of dropped residual branches; else the checkpoint's", at_least=0, below=1
+    )
+    classifier_dropout: float | None = setting(
+        None, "dropout before the classifier; else the checkpoint's", at_least=0, below=1
+    )
+    learning_rate: float = setting(6e-5, "peak learning rate of AdamW", at_least=0)
+    head_learning_rate_factor: float = setting(1.0, "times as high a learning rate for the decoder", at_least=0)
+    weight_decay: float = setting(0.0, "weight decay of AdamW; norms and biases are spared", at_least=0)
+    decay_biases: bool = setting(False, "decay biases too; norms are still spared")
+    lr_scheduler_type: str = setting(
         "linear", "shape of the schedule after warm-up", ("linear", "poly", "cosine", "constant")
     )
-    warmup_steps: int = _setting(0, "steps of linear warm-up")
-    num_train_epochs: float = _setting(50, "passes over the training rows")
-    max_steps: int = _setting(-1, "steps to train for, if above 0, instead of --num-train-epochs")
-    per_device_train_batch_size: int = _setting(2, "images in one forward pass")
-    per_device_eval_batch_size: int = _setting(2, "images in one forward pass of the evaluation")
-    gradient_accumulation_steps: int = _setting(1, "forward passes behind one optimiser step")
-    max_grad_norm: float = _setting(1.0, "gradients are clipped to this norm; 0 to leave them")
-    eval_steps: int = _setting(20, "steps between evaluations")
-    save_steps: int = _setting(20, "steps between checkpoints")
-    save_total_limit: int | None = _setting(3, "checkpoints to keep")
-    logging_steps: int = _setting(1, "steps between log entries")
-    eval_on_start: bool = _setting(False, "also evaluate before the first step")
-    eval_resolution: str = _setting(
+    warmup_steps: int = setting(0, "steps of linear warm-up", at_least=0)
+    num_train_epochs: float = setting(50, "passes over the training rows", at_least=0)
+    max_steps: int = setting(-1, "steps to train for, if above 0, instead of --num-train-epochs")
+    per_device_train_batch_size: int = changeable(2, "images in one forward pass", at_least=1)
+    per_device_eval_batch_size: int = changeable(2, "images in one forward pass of the evaluation", at_least=1)
+    gradient_accumulation_steps: int = changeable(1, "forward passes behind one optimiser step", at_least=1)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 to leave them", at_least=0)
+    eval_steps: int = setting(20, "steps between evaluations", at_least=1)
+    save_steps: int = changeable(20, "steps between checkpoints", at_least=1)
+    save_total_limit: int | None = changeable(3, "checkpoints to keep", at_least=1)
+    logging_steps: int = changeable(1, "steps between log entries", at_least=1)
+    eval_on_start: bool = per_start(False, "also evaluate before the first step")
+    eval_resolution: str = setting(
         "processed",
         "what is scored: labels resized with the photo; the photo's own labels; those, the photo's shape kept",
         ("processed", "original", "keep-ratio"),
     )
-    eval_flip: bool = _setting(False, "score the mean of each photo and its mirror image")
-    eval_scales: str = _setting("1", "score the mean over these scales, such as 0.5,1,1.5; takes keep-ratio")
-    load_best_model_at_end: bool = _setting(False, "leave the best evaluated checkpoint in the output folder")
-    seed: int = _setting(42, "seed of order, augmentation, new weights and dropout")
-    amp: str = _setting("auto", "mixed precision", ("auto", "bf16", "fp16", "off"))
-    compile: bool = _setting(False, "compile the model with torch.compile")
-    device: str | None = _setting(None, "device to run on; else CUDA, MPS or the CPU, the first there is")
-    deterministic: bool = _setting(False, "the same bits in every run on CUDA too, where that is slower")
-    dataloader_num_workers: int = _setting(0, "processes that prepare batches")
-    output_dir: str | None = _setting(None, "folder of the run; else runs/<recipe>-<n>")
-    overwrite_output_dir: bool = _setting(False, "delete the run that the output folder holds")
-    resume_from_checkpoint: str | None = _setting(None, "a checkpoint folder, or 'last' of the output folder")
-    eval_only: bool = _setting(False, "evaluate the checkpoint and stop")
-    push_to_hub: bool = _setting(False, "upload the finished run to the Hub")
-    hub_model_id: str | None = _setting(None, "repository to upload to; else the name of the output folder")
+    eval_flip: bool = setting(False, "score the mean of each photo and its mirror image")
+    eval_scales: str = setting("1", "score the mean over these scales, such as 0.5,1,1.5; takes keep-ratio")
+    load_best_model_at_end: bool = changeable(False, "leave the best evaluated checkpoint in the output folder")
+    seed: int = setting(42, "seed of order, augmentation, new weights and dropout", at_least=0, below=2**63)
+    amp: str = changeable("auto", "mixed precision", ("auto", "bf16", "fp16", "off"))
+    compile: bool = changeable(False, "compile the model with torch.compile")
+    device: str | None = changeable(None, "device to run on; else CUDA, MPS or the CPU, the first there is")
+    deterministic: bool = changeable(False, "the same bits in every run on CUDA too, where that is slower")
+    dataloader_num_workers: int = changeable(0, "processes that prepare batches", at_least=0)
+    output_dir: str | None = per_start(None, "folder of the run; else runs/<recipe>-<n>")
+    overwrite_output_dir: bool = per_start(False, "delete the run that the output folder holds")
+    resume_from_checkpoint: str | None = per_start(None, "a checkpoint folder, or 'last' of the output folder")
+    eval_only: bool = setting(False, "evaluate the checkpoint and stop")
+    push_to_hub: bool = changeable(False, "upload the finished run to the Hub")
+    hub_model_id: str | None = changeable(None, "repository to upload to; else the name of the output folder")
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            value, choices = getattr(self, setting.name), setting.metadata["choices"]
-            if choices and value is not None and value not in choices:
-                raise ValueError(f"{setting.name} is {value!r}; it is one of {', '.join(choices)}")
-        for name in _AT_LEAST_ONE:
-            value = getattr(self, name)
-            if value is not None and not 1 <= value < 2**31:
-                raise ValueError(f"{name} is {value}; it must be at least 1, below 2**31")
-        for name in _NOT_NEGATIVE:
-            value = getattr(self, name)
-            if not 0 <= value < 2**63:
-                raise ValueError(f"{name} is {value}; it must be a number of at least 0, below 2**63")
+        check_settings(self)
         self._check_evaluation()
         if self.augment_on_device and self.augmentation == "paper":
             raise ValueError("augment_on_device is for the jitter; the paper's crops are made where photos are decoded")
@@ -199,45 +201,7 @@ class TrainConfig:
         return tuple(float(scale) for scale in self.eval_scales.split(","))
 
 
-_AT_LEAST_ONE = (
-    "image_size",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "eval_steps",
-    "save_steps",
-    "save_total_limit",
-    "logging_steps",
-)
-_NOT_NEGATIVE = (
-    "learning_rate",
-    "head_learning_rate_factor",
-    "weight_decay",
-    "warmup_steps",
-    "max_grad_norm",
-    "num_train_epochs",
-    "seed",
-    "dataloader_num_workers",
-)
-# What a resumed run may do differently: how it starts, where it runs, how precisely, and what it reports and keeps.
-_HOW_IT_STARTS = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "eval_on_start"}
-_MAY_CHANGE = _HOW_IT_STARTS | {
-    "amp",
-    "compile",
-    "device",
-    "deterministic",
-    "dataset",
-    "dataloader_num_workers",
-    "load_best_model_at_end",
-    "logging_steps",
-    "hub_model_id",
-    "push_to_hub",
-    "per_device_eval_batch_size",
-    "per_device_train_batch_size",  # these two as long as a step has as many rows
-    "gradient_accumulation_steps",
-    "save_steps",
-    "save_total_limit",
-}
+_RESUME_HELP = TrainConfig.__dataclass_fields__["resume_from_checkpoint"].metadata["help"]
 
 RECIPES: dict[str, dict[str, Any]] = {
     # Generated scenes, from scratch.
@@ -299,22 +263,10 @@ def configure(recipe: str, **settings: Any) -> TrainConfig:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> TrainConfig:
     """Settings from the command line: one flag for every field of TrainConfig, over those of the recipe."""
-    parser = argparse.ArgumentParser(description="Fine-tune SegFormer.", argument_default=argparse.SUPPRESS)
-    kinds = typing.get_type_hints(TrainConfig)
-    for setting in fields(TrainConfig):
-        flag = "--" + setting.name.replace("_", "-")
-        kind = kinds[setting.name]
-        if isinstance(kind, types.UnionType):
-            kind = next(part for part in kind.__args__ if part is not types.NoneType)
-        meaning = f"{setting.metadata['help']} (guide: {setting.default})"
-        if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=meaning)
-        elif setting.name == "recipe":
-            parser.add_argument(flag, choices=tuple(RECIPES), default="toy", help=setting.metadata["help"])
-        elif setting.name == "resume_from_checkpoint":
-            parser.add_argument(flag, nargs="?", const="last", metavar="PATH", help=meaning)
-        else:
-            parser.add_argument(flag, type=kind, choices=setting.metadata["choices"], help=meaning)
+    parser = FlagParser(description="Fine-tune SegFormer.", argument_default=argparse.SUPPRESS)
+    parser.add_argument("--recipe", choices=tuple(RECIPES), default="toy", help="the settings to start from")
+    parser.add_argument("--resume-from-checkpoint", nargs="?", const="last", metavar="PATH", help=_RESUME_HELP)
+    add_flags(parser, TrainConfig, skip=("recipe", "resume_from_checkpoint"))
     given = vars(parser.parse_args(arguments))
     if given.get("checkpoint") == "none":
         given["checkpoint"] = None
@@ -360,7 +312,7 @@ def training_samples(config: TrainConfig, rows: Pairs, processor: ImageProcessor
         crop = PaperAugmentation(processor.size, ignored=ignored)
         return Samples(rows, PaperCrop(replace(processor, do_resize=False), crop, config.seed))
     if config.augment_on_device:
-        return Samples(rows, Unprocessed(processor.size))
+        return Samples(rows, Unprocessed(processor.size if processor.do_resize else None, processor.resample))
     return Samples(rows, Resized(processor, ColorJitter() if config.augmentation == "jitter" else None, config.seed))
 
 
@@ -392,10 +344,15 @@ def build_device_augmentation(
     """What is still to be done to a batch once it is on the device."""
     if not config.augment_on_device:
         return lambda batch: batch
-    levels_to_one = processor.rescale_factor if processor.do_rescale else 1.0
-    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
     jitter = ColorJitter() if config.augmentation == "jitter" else None
-    augment = AugmentOnDevice(jitter, config.seed, levels_to_one, mean, std, processor.do_reduce_labels)
+    augment = AugmentOnDevice(
+        jitter,
+        config.seed,
+        processor.rescale_factor if processor.do_rescale else 1.0,
+        processor.image_mean if processor.do_normalize else (0.0, 0.0, 0.0),
+        processor.image_std if processor.do_normalize else (1.0, 1.0, 1.0),
+        processor.do_reduce_labels,
+    )
 
     def finish(batch: dict[str, Any]) -> dict[str, Any]:
         images, labels = augment(batch["images"], batch["labels"], batch["place"])
@@ -441,16 +398,6 @@ def build_model(config: TrainConfig, source: str | None) -> tuple[Segformer, Ima
     return model, replace(
         processor, size=size, do_reduce_labels=config.reduce_labels, keep_ratio_scale=scale, keep_ratio_multiple=32
     )
-
-
-def check_image_size(size: tuple[int, int], config: SegformerConfig) -> None:
-    """Raise ValueError for a size at which a stage's map is smaller than what its attention reduces at once."""
-    for side in size:
-        left = side
-        for stride, sr_ratio in zip(config.strides, config.sr_ratios, strict=True):
-            left = math.ceil(left / stride)
-            if left < sr_ratio:
-                raise ValueError(f"image_size is {side}; a map of {left} pixels is too small for sr_ratio {sr_ratio}")
 
 
 def build_optimizer(model: Segformer, config: TrainConfig) -> torch.optim.AdamW:
@@ -601,7 +548,7 @@ def evaluate(
         bar.update()
         if prepared is None:
             continue
-        for logits, labels in look(model, to_device(prepared, device), config):
+        for logits, labels in score_views(model, to_device(prepared, device), config):
             total_loss += fullres.cross_entropy(logits[0], labels, IGNORE_INDEX, reduction="sum")
             valid_pixels += (labels != IGNORE_INDEX).sum()
             matrix.update(fullres.argmax_of_mean(logits, labels.shape[-2:]), labels)
@@ -622,7 +569,7 @@ def evaluate(
     }
 
 
-def look(model: nn.Module, batch: dict[str, Any], config: TrainConfig) -> Iterator[tuple[list[Tensor], Tensor]]:
+def score_views(model: nn.Module, batch: dict[str, Any], config: TrainConfig) -> Iterator[tuple[list[Tensor], Tensor]]:
     """What is scored at once, logits of all views (B, K, h, w) and labels (B, H, W): the batch, or each photo alone.
 
     A view is a batch of photos at one scale or, turned back, the logits of its mirror image.
@@ -631,7 +578,7 @@ def look(model: nn.Module, batch: dict[str, Any], config: TrainConfig) -> Iterat
     with autocast(config, views[0].device):
         seen = [model(view) for view in views]
         if config.eval_flip:
-            seen += [model(view.flip(-1)).flip(-1) for view in views]
+            seen += [mirrored_logits(model, view) for view in views]
     if "original_labels" not in batch:
         yield seen, batch["labels"]
         return
@@ -639,39 +586,19 @@ def look(model: nn.Module, batch: dict[str, Any], config: TrainConfig) -> Iterat
         yield [logits[number : number + 1] for logits in seen], labels[None]
 
 
-def class_table(results: dict[str, Any], names: Mapping[int, str]) -> str:
-    """IoU and accuracy of every class that was there to score, best first, as aligned lines."""
-    ious, accuracies = results["eval_per_category_iou"], results["eval_per_category_accuracy"]
-    scored = sorted((k for k in range(len(ious)) if not math.isnan(ious[k])), key=lambda k: -ious[k])
-    lines = [f"{'class':<24}{'IoU':>8}{'accuracy':>10}"]
-    return "\n".join(lines + [f"{names[k].strip():<24}{ious[k]:>8.3f}{accuracies[k]:>10.3f}" for k in scored])
-
-
-# ------------------------------------------------------------------------------------------------------------ saving
-
-
-def check_resumable(config: TrainConfig, saved: dict[str, Any]) -> None:
-    """Refuse to go on with settings that would make another run of it, naming both values; log what else changes."""
-    now = asdict(config)
-    for name, value in saved.items():
-        if name not in now or now[name] == value:
-            continue
-        if name not in _MAY_CHANGE:
-            raise ValueError(
-                f"the checkpoint was trained with {name} {value!r}, this run asks for {now[name]!r}; go on with the "
-                "former, or start a run of its own in another --output-dir"
-            )
-        if name not in _HOW_IT_STARTS:
-            logger.info("%s is now %r, it was %r", name, now[name], value)
-
-
-def check_same_rows(config: TrainConfig, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on with other data: its folder may have moved, its rows may not have changed."""
-    if saved["rows"] != now:
-        raise ValueError(
-            f"the checkpoint was trained on {saved['rows']['count']} rows of {saved['config']['dataset']!r}, from "
-            f"{saved['rows']['first']}; this run has {now['count']} of {config.dataset!r}, from {now['first']}"
-        )
+@torch.inference_mode()
+def predict_samples(
+    model: Segformer, samples: Samples, config: TrainConfig, device: torch.device, count: int = 4
+) -> list[Shown]:
+    """The first rows, each with what the model makes of it at the size that is scored."""
+    model.eval()
+    shown = []
+    for row in range(min(count, len(samples))):
+        logits, labels = next(score_views(model, to_device(collate([samples[0, row]]), device), config))
+        prediction = fullres.argmax_of_mean(logits, labels.shape[-2:])
+        truth, made = (each[0].to("cpu", torch.uint8).numpy() for each in (labels, prediction))
+        shown.append(Shown(samples.name(row), samples.pair(row)[0], truth, made))
+    return shown
 
 
 # ---------------------------------------------------------------------------------------------------------- the loop
@@ -690,9 +617,9 @@ class Progress:
 class Run:
     """One training run: its parts, built from the settings, and the loop over its steps."""
 
-    def __init__(self, config: TrainConfig, stop: StopRequest | None = None) -> None:
+    def __init__(self, config: TrainConfig) -> None:
         self.config = config
-        self.stop = stop or StopRequest()
+        self.stop = StopRequest()
         if config.deterministic:
             compute_deterministically()
         self.ranks, self.device = join_ranks(choose_device(config.device))
@@ -710,22 +637,23 @@ class Run:
         self.train_samples, self.eval_samples = build_samples(config, self.processor)
         if self.ranks.is_writer:
             self.ranks.wait()
-        check_image_size(self.processor.size, self.model.config)
+        self.model.config.check_image_size(*self.processor.size)
         self.model.to(self.device)
         self.augment = build_device_augmentation(config, self.processor)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.progress = Progress()
-        self.unread: list[StepResult] = []  # of the steps since the last entry of the log
+        self.unlogged: list[StepResult] = []  # of the steps since the last entry of the log
         if resumed and state:
             self._resume(resumed, state)
         publishing = config.push_to_hub and self.ranks.is_writer
         account = check_login(config.hub_model_id) if publishing else None
         if config.compile:
             self.model.compile()
-        self.trained = distribute(self.model, self.ranks, self.device)
+        self.distributed = distribute(self.model, self.ranks, self.device)
         # Only now, when nothing is left that could refuse to start, is the output folder touched.
-        self.output_dir = self.ranks.share(self._claim_output_dir(resumed) if self.ranks.is_writer else None)
+        self.lock: RunLock | None = None
+        self.output_dir: Path = self.ranks.decide(lambda: self._claim_output_dir(resumed))
         self.repository = full_id(config.hub_model_id, self.output_dir, account) if account else None
         self.log = Log(self.output_dir, self.progress.step) if self.ranks.is_writer else None
         self.results: dict[str, Any] = {}
@@ -733,14 +661,17 @@ class Run:
     def _claim_output_dir(self, resumed: Path | None) -> Path:
         config = self.config
         if resumed is None:
-            # A run that ended before its first checkpoint has nothing to go on from, and nothing to lose.
-            overwrite = config.overwrite_output_dir or config.resume_from_checkpoint == "last"
             self._check_that_nothing_it_is_made_from_is_lost()
-            return make_output_dir(config.output_dir, config.recipe, overwrite)
-        folder = Path(config.output_dir) if config.output_dir else resumed.parent
-        folder.mkdir(parents=True, exist_ok=True)
+        folder, self.lock = claim_output_dir(config.output_dir or (resumed and resumed.parent), config.recipe)
+        if resumed is None:
+            # A run that ended before its first checkpoint has nothing to go on from, and nothing to lose.
+            empty_output_dir(folder, config.overwrite_output_dir or config.resume_from_checkpoint == "last")
+            return folder
         remove_leftovers(folder)
         set_aside_later(folder, self.progress.step)
+        best = self.progress.best_step
+        if best is not None and best not in find_checkpoints(folder):
+            copy_checkpoint(resumed.parent / f"checkpoint-{best}", folder)
         return folder
 
     def _check_that_nothing_it_is_made_from_is_lost(self) -> None:
@@ -755,23 +686,37 @@ class Run:
     def _resume(self, checkpoint: Path, state: dict[str, Any]) -> None:
         if self.model.load_report.mismatched or self.model.load_report.missing:
             raise ValueError(f"{checkpoint} has other classes than the {self.model.config.num_labels} asked for")
-        check_same_rows(self.config, state, self.rows)
+        held, now = state["rows"], self.rows
+        if held != now:  # their folder may have moved, they may not have changed
+            raise ValueError(
+                f"the checkpoint was trained on {held.get('count')} rows of {state['config'].get('dataset')!r}, from "
+                f"{held.get('first')}; this run has {now['count']} of {self.config.dataset!r}, from {now['first']}"
+            )
         if state["rows_per_step"] != self.rows_per_step:
             raise ValueError(
                 f"the checkpoint was trained with {state['rows_per_step']} rows a step over all ranks and passes, this "
                 f"run asks for {self.rows_per_step}; change --per-device-train-batch-size or accumulation"
             )
-        self.optimizer.load_state_dict(state["optimizer"])
-        for weight, moments in self.optimizer.state.items():  # fused AdamW would read beyond moments of other shapes
-            if any(moments[name].shape != weight.shape for name in ("exp_avg", "exp_avg_sq")):
-                raise ValueError(f"{checkpoint} holds optimiser moments of other shapes than its weights")
-        if state["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
-        self.unread = [StepResult(torch.tensor(loss), torch.tensor(norm)) for loss, norm in state["unread"]]
+        try:
+            self._restore(state)
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{checkpoint / STATE_NAME} does not fit this run ({said})") from error
         if self.progress.best_step not in find_checkpoints(checkpoint.parent):
             self.progress.best_step, self.progress.best_mean_iou = None, -1.0
         logger.info("resuming from %s", checkpoint)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        for weight, moments in self.optimizer.state.items():  # fused AdamW would read beyond moments of other shapes
+            if any(moments[name].shape != weight.shape for name in ("exp_avg", "exp_avg_sq")):
+                raise ValueError(f"optimiser moments of another shape than {list(weight.shape)}")
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        if not isinstance(self.progress.step, int) or self.progress.step < 1:
+            raise ValueError(f"step {self.progress.step!r}")
+        self.unlogged = [StepResult(torch.tensor(loss), torch.tensor(norm)) for loss, norm in state["unlogged"]]
 
     @cached_property
     def rows(self) -> dict[str, Any]:
@@ -817,7 +762,7 @@ class Run:
             torch.manual_seed(mix(config.seed, step, self.ranks.rank))
             self.model.train()
             batch = self.augment(to_device(prepared, self.device))
-            self.unread.append(train_step(self.trained, self.optimizer, self.scaler, batch, config))
+            self.unlogged.append(train_step(self.distributed, self.optimizer, self.scaler, batch, config))
             bar.update()
             saving = self.is_saved(step)
             if step % config.logging_steps == 0 or saving:
@@ -826,14 +771,30 @@ class Run:
             if not stopping and self.is_evaluated(step):
                 self.evaluate()
                 stopping = self.is_asked_to_stop()
+            if step == total and self.log:  # before the last checkpoint, so that no run is saved without it
+                self.log.add(step, self.epoch, self.speed(clock))
             if saving or stopping:
                 self.save()
             if stopping and (step < total or self.progress.evaluated_step != step):
                 bar.close()
                 raise Interrupted(*self.how_to_go_on())
         bar.close()
-        if self.log and self.progress.step > clock.first_step:
-            self.log.add(self.progress.step, self.epoch, self.speed(clock))
+
+    def score(self) -> None:
+        """Only evaluate, and write what comes of it."""
+        if self.log:
+            self.describe()
+        self.evaluate()
+        if not self.results:
+            message = "stopped before the evaluation was through; nothing was scored"
+            raise Interrupted(message, self.stop.signal or signal.SIGTERM)
+        if self.ranks.is_writer:
+            self.write_results()
+
+    def release(self) -> None:
+        """Let other runs write to the output folder."""
+        if self.lock:
+            self.lock.release()
 
     def begin(self) -> None:
         """What comes before the first step: a description, and an evaluation that is asked for or was cut off."""
@@ -844,6 +805,8 @@ class Run:
         if due and self.progress.evaluated_step != step:
             self.evaluate()
             self.note_best()
+        if self.is_asked_to_stop():
+            raise Interrupted(*self.how_to_go_on())
 
     def is_evaluated(self, step: int) -> bool:
         return step % self.config.eval_steps == 0 or step == self.total_steps
@@ -895,13 +858,13 @@ class Run:
 
     def read_steps(self) -> list[tuple[float, float]]:
         """Loss and gradient norm of every step since the last entry; reading them waits for the device."""
-        return [(float(result.loss), float(result.grad_norm)) for result in self.unread]
+        return [(float(result.loss), float(result.grad_norm)) for result in self.unlogged]
 
     def log_steps(self, rate: float, clock: Clock, bar: Any) -> None:
         """Read the losses since the last entry, stop at one that is not finite, and log their mean."""
         step = self.progress.step
         losses, norms = zip(*self.read_steps(), strict=True)
-        self.unread = []
+        self.unlogged = []
         for each, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=step - len(losses) + 1):
             # With a scaler a gradient may overflow: it skips that step and lowers its scale.
             if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
@@ -958,7 +921,7 @@ class Run:
             "rows": self.rows,
             "config": asdict(self.config),
             "progress": asdict(self.progress),
-            "unread": self.read_steps(),
+            "unlogged": self.read_steps(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
@@ -1001,9 +964,9 @@ class Run:
         self.ranks.wait()  # all leave together
 
     def write_results(self) -> None:
-        """eval_results.json, the report once more with it, and the table of classes on the terminal."""
+        """The scores as a file, the report once more with them, and the table of classes on the terminal."""
         text = json.dumps(without_nan({"step": self.progress.step, **self.results}), indent=2)
-        (self.output_dir / "eval_results.json").write_text(text + "\n", encoding="utf-8")
+        write_atomically(self.output_dir / RESULTS_NAME, text + "\n")
         build_report(self.output_dir)
         print(class_table(self.results, self.model.config.id2label))
         print(f"mean IoU {self.results['eval_mean_iou']:.4f} in {self.output_dir}, see {REPORT_NAME} there")
@@ -1015,45 +978,20 @@ class Run:
             class_names=[name.strip() for name in self.model.config.id2label.values()],
             model=f"SegFormer-{(variant_of(self.model.config) or 'custom').upper()}",
             parameters=self.parameters,
-            train_images=len(self.train_samples),
+            train_images=0 if self.config.eval_only else len(self.train_samples),
             eval_images=len(self.eval_samples),
             image_size=list(self.processor.size),
             total_steps=self.total_steps,
         ).save(self.output_dir)
 
     def show(self) -> None:
-        """Add what the model makes of a few samples to samples.png and the report; a full disk does not end the run."""
-        samples = predict_samples(self.model, self.eval_samples, self.config, self.device)
-        colours = palette(self.model.config.num_labels)
-        photos, truths, predictions = (list(column) for column in zip(*samples, strict=True))
-        small = [photo.resize(truth.shape[::-1]) for photo, truth, _ in samples]
-        pictures = [
-            [photo, label_map_picture(truth, colours), overlay(photo, prediction, colours, 0.6)]
-            for photo, truth, prediction in zip(small, truths, predictions, strict=True)
-        ]
-        names = [self.eval_samples.name(row) for row in range(len(samples))]
+        """Add what the model makes of a few samples to the report, which no run ends for."""
+        shown = predict_samples(self.model, self.eval_samples, self.config, self.device)
         try:
-            contact_sheet(pictures, ["photo", "truth", "prediction"]).save(self.output_dir / "samples.png")
-            save_samples(self.output_dir, names, photos, truths, colours)
-            save_predictions(self.output_dir, self.progress.step, predictions, colours)
+            save_shown(self.output_dir, self.progress.step, shown, palette(self.model.config.num_labels))
             build_report(self.output_dir)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             logger.warning("cannot write the report: %s", error)
-
-
-@torch.inference_mode()
-def predict_samples(
-    model: Segformer, samples: Samples, config: TrainConfig, device: torch.device, count: int = 4
-) -> list[tuple[Image.Image, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """The first rows: each photo as it is, its truth and prediction at the size that is scored."""
-    model.eval()
-    shown = []
-    for row in range(min(count, len(samples))):
-        logits, labels = next(look(model, to_device(collate([samples[0, row]]), device), config))
-        prediction = fullres.argmax_of_mean(logits, labels.shape[-2:])
-        truth, made = (each[0].to("cpu", torch.uint8).numpy() for each in (labels, prediction))
-        shown.append((samples.pair(row)[0], truth, made))
-    return shown
 
 
 def train(config: TrainConfig) -> Path:
@@ -1061,21 +999,18 @@ def train(config: TrainConfig) -> Path:
 
     Raises Interrupted, with the run saved, where SIGTERM or Ctrl-C asked it to stop.
     """
-    with StopRequest() as stop:
-        run = Run(config, stop)
-        if config.eval_only:
-            if run.log:
-                run.describe()
-            run.evaluate()
-            if not run.results:
-                message = "stopped before the evaluation was through; nothing was scored"
-                raise Interrupted(message, stop.signal or signal.SIGTERM)
-            if run.ranks.is_writer:
-                run.write_results()
-            return run.output_dir
-        run.train()
-    stop.signal = None  # what is left takes seconds and is not cut off halfway
-    run.finish()
+    run = Run(config)
+    try:
+        with run.stop:
+            if config.eval_only:
+                run.score()
+            else:
+                run.train()
+        if not config.eval_only:
+            run.stop.signal = None  # what is left takes seconds and is not cut off halfway
+            run.finish()
+    finally:
+        run.release()
     return run.output_dir
 
 
@@ -1089,6 +1024,15 @@ def main() -> int:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         from_worker = "Original Traceback" in str(error)  # then the last line is what went wrong
         print(f"error: {lines[-1] if from_worker else ' '.join(lines)}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if is_lost_rank(error):  # torchrun, which has the last word, names it
+            print("error: another rank has ended; go on with --resume-from-checkpoint last", file=sys.stderr)
+        elif isinstance(error, torch.OutOfMemoryError):
+            said = str(error).partition(". ")[0]
+            print(f"error: {said}; lower --per-device-train-batch-size and accumulate instead", file=sys.stderr)
+        else:
+            raise
         return 1
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)

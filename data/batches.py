@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -69,14 +70,17 @@ class PaperCrop:
 
 @dataclass(frozen=True)
 class Unprocessed:
-    """Only resized, as uint8, for a device that does the rest: ``images`` (3, H, W) and raw ``labels`` (H, W)."""
+    """At most resized, as uint8, for a device that does the rest: ``images`` (3, H, W) and raw ``labels`` (H, W)."""
 
-    size: tuple[int, int]  # height, width
+    size: tuple[int, int] | None  # height, width; None leaves both as they are
+    resample: int = Image.Resampling.BILINEAR.value
 
     def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
-        photo = np.array(image.resize(self.size[::-1], Image.Resampling.BILINEAR))
-        raw = np.array(label_map.resize(self.size[::-1], Image.Resampling.NEAREST))
-        return {"images": torch.from_numpy(photo).permute(2, 0, 1), "labels": torch.from_numpy(raw), "place": place}
+        if self.size is not None:
+            image = image.resize(self.size[::-1], self.resample)
+            label_map = label_map.resize(self.size[::-1], Image.Resampling.NEAREST)
+        photo, raw = torch.from_numpy(np.array(image)), torch.from_numpy(np.array(label_map))
+        return {"images": photo.permute(2, 0, 1), "labels": raw, "place": place}
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,8 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
 class Loader:
     """Batches of the places that ``places`` lists, prepared ahead by workers if there are any.
 
-    ``waited_seconds`` is the time that whoever takes the batches has spent waiting for them.
+    ``waited_seconds`` is the time that whoever takes the batches has spent waiting for them. Raises OSError where a
+    worker was ended from outside, as the system does when memory runs out.
     """
 
     def __init__(self, samples: Samples, places: Iterable[list[Place]], num_workers: int, pin_memory: bool) -> None:
@@ -181,11 +186,28 @@ class Loader:
         batches = iter(self._loader)
         while True:
             started = time.perf_counter()
-            batch = next(batches, None)
+            try:
+                batch = next(batches, None)
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                if not _tells_of_a_lost_worker(error):
+                    raise
+                with suppress(RuntimeError):  # or the others are missed when the interpreter ends, in a traceback
+                    cast(Any, batches)._shutdown_workers()
+                raise OSError(
+                    f"a process that prepares batches is gone ({str(error).rstrip('. ')}); if memory ran out, take "
+                    "fewer --dataloader-num-workers, then --resume-from-checkpoint"
+                ) from error
             self.waited_seconds += time.perf_counter() - started
             if batch is None:
                 return
             yield batch
+
+
+def _tells_of_a_lost_worker(error: Exception) -> bool:
+    """Whether a worker has ended; what one raised itself, and lived on, comes with its traceback in the text."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker")
+    return "Original Traceback" not in str(error)  # it ended while it handed over a batch
 
 
 def _leave_interrupts_to_the_run(_: int) -> None:

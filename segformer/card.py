@@ -15,6 +15,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from segformer.files import write_atomically
 from segformer.publish import HubReference, shareable
 from segformer.record import RunDescription
 from segformer.report import REPORT_NAME
@@ -125,7 +126,7 @@ def write_card(
         licence=_licence(shared["checkpoint"], base),
     )
     # A folder's name may hold bytes that are no text.
-    (folder / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
+    write_atomically(folder / "README.md", card.encode("utf-8", "backslashreplace"))
 
 
 def _metadata(

@@ -1,12 +1,14 @@
 """Training checkpoints: folders that appear whole or not at all, of which a few are kept.
 
 ``checkpoint-{step}/`` is a model folder with ``training_state.pt`` beside the weights: what a run needs to go on and
-nothing that a generator state would have to be saved for.
+nothing that a generator state would have to be saved for. ``SHA256SUMS`` tells a file that a disk or a copy has changed
+by so much as a bit; ``sha256sum --check SHA256SUMS`` in the folder reads it, too.
 """
 
 from __future__ import annotations
 
-import json
+import errno
+import hashlib
 import logging
 import os
 import re
@@ -19,12 +21,21 @@ import torch
 
 from segformer.config import CONFIG_NAME
 from segformer.hub import WEIGHTS_NAME
-from segformer.pretrained import read_tensors
 from segformer.processor import PROCESSOR_NAME
 
 STATE_NAME = "training_state.pt"
-_FILES = (STATE_NAME, WEIGHTS_NAME, CONFIG_NAME, PROCESSOR_NAME)
-_STATE_ENTRIES = {"config", "progress", "optimizer", "scaler", "rows_per_step", "rows", "unread"}
+SUMS_NAME = "SHA256SUMS"
+_FILES = (STATE_NAME, WEIGHTS_NAME, CONFIG_NAME, PROCESSOR_NAME, SUMS_NAME)
+_STATE_ENTRIES: dict[str, type] = {
+    "config": dict,
+    "progress": dict,
+    "optimizer": dict,
+    "scaler": dict,
+    "rows_per_step": int,
+    "rows": dict,
+    "unlogged": list,
+}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNFINISHED, _REMOVED = "unfinished-", "removed-"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -42,14 +53,16 @@ def save_checkpoint(
         unfinished.mkdir(parents=True)
         save_model_files(unfinished)
         torch.save(training_state, unfinished / STATE_NAME)
+        _write_sums(unfinished)
         for path in [*unfinished.iterdir(), unfinished]:
             _flush(path)
     except Exception as error:  # a full disk looks different in every library
         shutil.rmtree(unfinished, ignore_errors=True)
         needed, free = _tensor_bytes(training_state) * 1.5, shutil.disk_usage(output_dir).free  # AdamW: two per weight
+        remedy = "free some" if free < needed or getattr(error, "errno", None) in _FULL else "mend what is wrong there"
         raise OSError(
             f"cannot save {final} ({error}); the checkpoints before it are whole. It takes about "
-            f"{needed / 2**20:.0f} MiB, {free / 2**20:.0f} are free: free some, then --resume-from-checkpoint"
+            f"{needed / 2**20:.0f} MiB, {free / 2**20:.0f} are free: {remedy}, then --resume-from-checkpoint"
         ) from error
     replaced = final.with_name(_REMOVED + final.name)
     if final.exists():  # a resumed run writes the same step again
@@ -81,17 +94,15 @@ def rotate_checkpoints(output_dir: Path, limit: int | None, newest_step: int, be
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:
-    """The checkpoint of the last step whose files can be read; damaged ones are passed over with a warning.
+    """The checkpoint of the last step whose files are as they were written; others are passed over with a warning.
 
     None where there is no checkpoint; ValueError where all are damaged, rather than to start over.
     """
     problems = []
     for path in reversed(find_checkpoints(output_dir).values()):
         try:
+            check_whole(path)
             read_training_state(path)
-            read_tensors(path / WEIGHTS_NAME)
-            for name in (CONFIG_NAME, PROCESSOR_NAME):
-                json.loads((path / name).read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             logger.warning("passing over %s: %s", path, error)
             problems.append(str(error))
@@ -100,6 +111,31 @@ def newest_checkpoint(output_dir: Path) -> Path | None:
     if problems:
         raise ValueError(f"no checkpoint in {output_dir} can be read; the newest: {problems[0]}")
     return None
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Raise ValueError, naming the file, unless every file of a checkpoint is as it was written."""
+    if not (checkpoint / STATE_NAME).is_file():
+        raise FileNotFoundError(f"{checkpoint} is not a checkpoint of a run: it has no {STATE_NAME}")
+    sums = checkpoint / SUMS_NAME
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
+    expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in _FILES[:-1]:
+        path = checkpoint / name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing; resume from another checkpoint")
+        if expected.get(name) != _sha256(path):
+            raise ValueError(
+                f"{path} is damaged: it is not what was written there, by {SUMS_NAME}; resume from another checkpoint"
+            )
+
+
+def copy_checkpoint(checkpoint: Path, output_dir: Path) -> None:
+    """Copy a checkpoint to the folder of another run; it appears there whole or not at all."""
+    unfinished = output_dir / f"{_UNFINISHED}{checkpoint.name}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(checkpoint, unfinished)
+    unfinished.rename(output_dir / checkpoint.name)
 
 
 def set_aside_later(output_dir: Path, step: int) -> None:
@@ -135,10 +171,11 @@ def read_training_state(folder: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises what it likes
         raise ValueError(f"{path} is damaged ({type(error).__name__}); resume from another checkpoint") from error
-    lacking = _STATE_ENTRIES - set(state) if isinstance(state, dict) else _STATE_ENTRIES
+    held = state if isinstance(state, dict) else {}
+    lacking = [name for name, kind in _STATE_ENTRIES.items() if not isinstance(held.get(name), kind)]
     if lacking:
-        raise ValueError(f"{path} is not the state of a training run: it lacks {', '.join(sorted(lacking))}")
-    return dict(state)
+        raise ValueError(f"{path} is not the state of a training run: it lacks {', '.join(lacking)}")
+    return dict(held)
 
 
 def _tensor_bytes(state: Any) -> int:
@@ -147,6 +184,16 @@ def _tensor_bytes(state: Any) -> int:
         return state.nbytes
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, list) else ()
     return sum(map(_tensor_bytes, parts))
+
+
+def _write_sums(folder: Path) -> None:
+    lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
+    (folder / SUMS_NAME).write_text("".join(lines), encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -99,6 +99,17 @@ class SegformerConfig:
         blocks = sum(self.depths)
         return [self.drop_path_rate * i / (blocks - 1) for i in range(blocks)]
 
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raise ValueError for a size at which a stage's map is smaller than what its attention reduces at once."""
+        for side in (height, width):
+            left = side
+            for stride, sr_ratio in zip(self.strides, self.sr_ratios, strict=True):
+                left = math.ceil(left / stride)
+                if left < sr_ratio:
+                    raise ValueError(
+                        f"image_size is {side}; a map of {left} pixels is too small for sr_ratio {sr_ratio}"
+                    )
+
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> SegformerConfig:
         """Build from the entries of a Hub ``config.json``; entries that no SegFormer reads are passed over."""

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 _ASKING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While this context lasts, the first signal only sets ``signal``, its number, for the run to look at."""
+    """While this context lasts, the first signal only sets ``signal``, its number, for the run to look at.
+
+    Only the main thread of a program hears signals; in another this context changes nothing.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def __enter__(self) -> StopRequest:
-        self._before = {each: signal.signal(each, self._handle) for each in _ASKING}
+        hears = threading.current_thread() is threading.main_thread()
+        self._before = {each: signal.signal(each, self._handle) for each in _ASKING} if hears else {}
         return self
 
     def __exit__(

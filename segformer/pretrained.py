@@ -16,6 +16,7 @@ from torch import Tensor
 
 from segformer import dialects
 from segformer.config import CONFIG_NAME, VARIANTS, SegformerConfig, read_config
+from segformer.files import write_atomically
 from segformer.hub import WEIGHTS_NAME, ModelFiles
 
 if TYPE_CHECKING:
@@ -189,10 +190,10 @@ def save_model(model: Segformer, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` in the v4 dialect."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(model.config.to_dict(), indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+    write_atomically(folder / CONFIG_NAME, text + "\n")
     weights = {name: tensor.contiguous().cpu() for name, tensor in dialects.to_v4(model.state_dict()).items()}
     # Not save_file, which makes a file that nobody else may read.
-    (folder / WEIGHTS_NAME).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
+    write_atomically(folder / WEIGHTS_NAME, safetensors.torch.save(weights, metadata={"format": "pt"}))
 
 
 def _v4(names: list[str]) -> list[str]:

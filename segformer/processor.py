@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from segformer.files import write_atomically
 from segformer.hub import ModelFiles
 from segformer.photos import to_rgb
 
@@ -184,7 +185,7 @@ class ImageProcessor:
         """Write ``preprocessor_config.json`` into a folder."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
-        (Path(folder) / PROCESSOR_NAME).write_text(text + "\n", encoding="utf-8")
+        write_atomically(Path(folder) / PROCESSOR_NAME, text + "\n")
 
 
 def keep_ratio_size(width: int, height: int, scale: tuple[int, int], multiple: int) -> tuple[int, int]:

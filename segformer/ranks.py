@@ -87,6 +87,11 @@ def leave_ranks() -> None:
         dist.destroy_process_group()
 
 
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether an error says that another rank has ended in the middle of what all do together."""
+    return "RANK" in os.environ and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
 def distribute(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
     """The model with gradients averaged over the ranks, and with BatchNorm over the batch of all of them.
 

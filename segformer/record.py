@@ -182,6 +182,14 @@ def facts(record: RunRecord) -> dict[str, str]:
     return {name: text for name, text in said.items() if text}
 
 
+def class_table(results: Mapping[str, Any], names: Mapping[int, str]) -> str:
+    """IoU and accuracy of every class that was there to score, best first, as aligned lines."""
+    ious, accuracies = results["eval_per_category_iou"], results["eval_per_category_accuracy"]
+    scored = sorted((k for k in range(len(ious)) if not math.isnan(ious[k])), key=lambda k: -ious[k])
+    lines = [f"{'class':<24}{'IoU':>8}{'accuracy':>10}"]
+    return "\n".join(lines + [f"{names[k].strip():<24}{ious[k]:>8.3f}{accuracies[k]:>10.3f}" for k in scored])
+
+
 def _parameters(count: int) -> str:
     return f"{count:,} parameters" if count < 100_000 else f"{count / 1_000_000:.1f} million parameters"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
 import math
@@ -15,11 +17,12 @@ from typing import Any, Protocol
 
 import torch
 
-from segformer.checkpoints import newest_checkpoint
+from segformer.checkpoints import check_whole, newest_checkpoint
 from segformer.files import write_atomically
 from segformer.hub import WEIGHTS_NAME
 
 LOG_NAME = "log.jsonl"
+_LOCK_NAME = ".lock"
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ def check_output_dir(folder: Path, overwrite: bool) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(there, os.W_OK):
         raise ValueError(f"{there} is not writable; name another --output-dir")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not _holds_files(folder):
         return
     if not overwrite:
         raise ValueError(
@@ -49,16 +52,25 @@ def check_output_dir(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"{folder} holds files but no run (no {LOG_NAME}); it will not be overwritten")
 
 
-def make_output_dir(output_dir: str | None, recipe: str, overwrite: bool) -> Path:
-    """Make the folder of a new run, runs/<recipe>-<n> if none is named; ``overwrite`` replaces the run that it held."""
-    if output_dir is None:
-        return _new_run_folder(recipe)
-    folder = Path(output_dir)
-    check_output_dir(folder, overwrite)
-    if folder.is_dir() and any(folder.iterdir()):
-        shutil.rmtree(folder)
+def claim_output_dir(output_dir: str | Path | None, recipe: str) -> tuple[Path, RunLock]:
+    """Make the folder of a run if it is not there, runs/<recipe>-<n> if none is named, and take the right to it."""
+    folder = _new_run_folder(recipe) if output_dir is None else Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return folder, RunLock(folder)
+
+
+def empty_output_dir(folder: Path, overwrite: bool) -> None:
+    """Delete the run that a folder holds, if ``overwrite`` allows it; only a run is ever deleted."""
+    check_output_dir(folder, overwrite)
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != _LOCK_NAME:
+            path.unlink()
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(path.name != _LOCK_NAME for path in folder.iterdir())
 
 
 def find_resumed(output_dir: str | None, resume_from: str | None, overwrite: bool) -> Path | None:
@@ -74,6 +86,7 @@ def find_resumed(output_dir: str | None, resume_from: str | None, overwrite: boo
         checkpoint = Path(resume_from).resolve()  # its parent is the run's folder, also where it is named '.'
         if output_dir is not None and Path(output_dir).resolve() != checkpoint.parent:
             check_output_dir(Path(output_dir), overwrite=False)
+        check_whole(checkpoint)
         return checkpoint
     if output_dir is None:
         raise ValueError("resume_from_checkpoint is 'last' but there is no output_dir to look in")
@@ -97,6 +110,34 @@ def _new_run_folder(recipe: str) -> Path:
             number += 1
 
 
+class RunLock:
+    """The right to write to a run's folder, which one process has at a time; it ends with the process, however it ends.
+
+    Raises ValueError where another process has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / _LOCK_NAME).open("a")
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ValueError(f"another run is writing to {folder}; wait for it, or name another folder") from error
+            # A file system without locks: nothing can be known there, and nothing is refused.
+            logger.warning("%s cannot be locked (%s); see that no other run writes there", folder, error)
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let others write there; done twice, it does nothing."""
+        self._file.close()
+
+
 class Log:
     """A run's history, one JSON object a line, with the keys of Trainer's log. What lies beyond ``last_step`` goes."""
 
@@ -115,9 +156,13 @@ class Log:
             raise ValueError(f"line {number} of {self.path} is no log entry; mend or remove it") from error
 
     def add(self, step: int, epoch: float, entries: dict[str, Any]) -> None:
-        """Append one entry."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "epoch": round(epoch, 4), **without_nan(entries)}) + "\n")
+        """Append one entry. Raises OSError, naming the file, where there is no room for it."""
+        line = json.dumps({"step": step, "epoch": round(epoch, 4), **without_nan(entries)})
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise OSError(f"cannot write to {self.path} ({error.strerror}); mend that, then resume") from error
 
 
 def without_nan(entries: dict[str, Any]) -> dict[str, Any]:

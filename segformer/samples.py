@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,10 @@ from PIL import Image
 
 from segformer.files import write_atomically
 from segformer.page import encoded_photo
-from segformer.pictures import label_map_picture
+from segformer.pictures import contact_sheet, label_map_picture, overlay
 
 SAMPLES_NAME = "samples"
+SHEET_NAME = "samples.png"
 MOST_STEPS = 12
 NO_CLASS = 255
 _STEP_NAME = re.compile(r"step-(\d+)\.png")
@@ -47,6 +48,29 @@ class ReportSample:
                     f"sample {self.name}: the prediction of step {step} is {list(prediction.shape)}, "
                     f"the truth {list(self.truth.shape)}; they must be of one size"
                 )
+
+
+class Shown(NamedTuple):
+    """A sample as a run shows it: its photo, and the (H, W) maps of its truth and of what the model makes of it."""
+
+    name: str
+    photo: Image.Image
+    truth: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
+
+
+def save_shown(output_dir: Path, step: int, shown: Sequence[Shown], colours: NDArray[np.uint8]) -> None:
+    """Keep the samples as they look after a step, for the report, and draw them in ``samples.png``."""
+    rows = []
+    for _, photo, truth, prediction in shown:
+        small = photo.resize(truth.shape[::-1])
+        rows.append([small, label_map_picture(truth, colours), overlay(small, prediction, colours, 0.6)])
+    sheet = io.BytesIO()
+    contact_sheet(rows, ["photo", "truth", "prediction"]).save(sheet, "PNG")
+    write_atomically(output_dir / SHEET_NAME, sheet.getvalue())
+    names, photos, truths, predictions = (list(column) for column in zip(*shown, strict=True))
+    save_samples(output_dir, names, photos, truths, colours)
+    save_predictions(output_dir, step, predictions, colours)
 
 
 def save_samples(

@@ -119,7 +119,7 @@ def write_config(folder: Path, id2label: Any) -> None:
 def test_class_names_are_those_of_the_run_then_of_its_model_then_of_its_last_checkpoint(tmp_path: Path) -> None:
     for step, name in ((9, "older"), (10, "newest")):
         write_config(tmp_path / f"checkpoint-{step}", {"0": name})
-        for file in ("training_state.pt", "model.safetensors", "preprocessor_config.json"):
+        for file in ("training_state.pt", "model.safetensors", "preprocessor_config.json", "SHA256SUMS"):
             (tmp_path / f"checkpoint-{step}" / file).write_bytes(b"")
     assert RunRecord.load(tmp_path).class_names == ["newest"]
     write_config(tmp_path, {"1": " bed ", "0": "wall"})

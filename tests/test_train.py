@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
+from libraries import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,13 +24,8 @@ import train as training
 from data.classes import ID2LABEL
 from data.order import StepSampler
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
-from segformer.checkpoints import (
-    STATE_NAME,
-    find_checkpoints,
-    newest_checkpoint,
-    rotate_checkpoints,
-    save_checkpoint,
-)
+from segformer.checkpoints import STATE_NAME, find_checkpoints, read_training_state, save_checkpoint
+from segformer.runs import RunLock
 from train import TrainConfig, configure, parse_arguments, train, train_step
 
 
@@ -68,6 +67,7 @@ def test_output_folder_holds_model_results_log_card_and_checkpoints(settings: di
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
+        ".lock",
         "README.md",
         "eval_results.json",
         "log.jsonl",
@@ -82,6 +82,7 @@ def test_output_folder_holds_model_results_log_card_and_checkpoints(settings: di
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
+        "SHA256SUMS",
         STATE_NAME,
     }
     assert Image.open(folder / "samples.png").size[0] > 0
@@ -206,6 +207,95 @@ def test_load_best_model_at_end_leaves_the_best_checkpoint(settings: dict[str, A
     assert _weights(folder) == _weights(folder / f"checkpoint-{best}")
     results = json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))
     assert results["eval_mean_iou"] == pytest.approx(scores[best])
+
+
+def test_the_best_checkpoint_comes_along_to_another_folder(settings: dict[str, Any], tmp_path: Path) -> None:
+    scored = {"max_steps": 6, "eval_steps": 1, "save_steps": 1, "save_total_limit": None, "learning_rate": 0.5}
+    best_kept = {**settings, **scored, "load_best_model_at_end": True, "lr_scheduler_type": "constant"}
+    whole = train(configure("guide", **best_kept))
+    best = next(step for step in find_checkpoints(whole) if _weights(whole / f"checkpoint-{step}") == _weights(whole))
+    assert best < 6
+    going_on = {"output_dir": str(tmp_path / "another"), "resume_from_checkpoint": str(whole / "checkpoint-5")}
+    resumed = train(configure("guide", **{**best_kept, **going_on}))
+    assert _weights(resumed) == _weights(whole)
+    assert best in find_checkpoints(resumed)
+
+
+def test_the_closing_entry_is_logged_before_the_last_checkpoint(settings: dict[str, Any]) -> None:
+    run = training.Run(configure("guide", **settings))
+    run.train()  # and not finished, as if it had been killed now
+    run.release()
+    resumed = train(configure("guide", **settings, resume_from_checkpoint="last"))
+    assert ["train_runtime" in entry for entry in _log(resumed)].count(True) == 1
+    assert (resumed / "eval_results.json").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training_state.pt"])
+def test_a_flipped_bit_is_noticed_when_a_run_goes_on(settings: dict[str, Any], name: str) -> None:
+    folder = train(configure("guide", **settings))
+    path = folder / "checkpoint-6" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"checkpoint-6/{name} is damaged: it is not what was written"):
+        train(configure("guide", **settings, resume_from_checkpoint=str(folder / "checkpoint-6")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"progress": {"step": "six"}},
+        {"progress": {"no": "progress"}},
+        {"optimizer": {"state": {}, "param_groups": "none"}},
+        {"optimizer": {}},
+        {"unlogged": [1, 2]},
+        {"unlogged": [("a", "b")]},
+        {"config": {"seed": "42"}},
+    ],
+    ids=str,
+)
+def test_a_state_that_does_not_fit_is_refused_in_words(settings: dict[str, Any], change: dict[str, Any]) -> None:
+    folder = train(configure("guide", **settings))
+    state = read_training_state(folder / "checkpoint-6")
+
+    def save_model_files(unfinished: Path) -> None:
+        for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
+            shutil.copy(folder / name, unfinished)
+
+    strange = save_checkpoint(folder, 7, save_model_files, {**state, **change})
+    with pytest.raises(ValueError, match=r"training_state.pt does not fit this run|trained with seed '42'"):
+        train(configure("guide", **settings, resume_from_checkpoint=str(strange)))
+
+
+def test_two_runs_do_not_write_to_one_folder(settings: dict[str, Any]) -> None:
+    folder = train(configure("guide", **{**settings, "max_steps": 1}))
+    code = "import sys; from pathlib import Path; from segformer.runs import RunLock; lock = RunLock(Path(sys.argv[1]))"
+    held = [sys.executable, "-c", f"{code}; print('held', flush=True); sys.stdin.read()", str(folder)]
+    before = _weights(folder)
+    with subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        for again in ({"overwrite_output_dir": True}, {"resume_from_checkpoint": "last"}):
+            with pytest.raises(ValueError, match=f"another run is writing to {folder}"):
+                train(configure("guide", **{**settings, **again, "max_steps": 1}))
+        assert _weights(folder) == before
+        other.communicate("")
+    RunLock(folder).release()  # it ended with the process
+
+
+def test_training_works_in_a_thread_of_another_program(settings: dict[str, Any]) -> None:
+    with ThreadPoolExecutor() as pool:
+        folder = pool.submit(train, configure("guide", **{**settings, "max_steps": 1})).result()
+    assert (folder / "model.safetensors").exists()
+
+
+def test_a_log_that_cannot_be_written_names_the_file(settings: dict[str, Any]) -> None:
+    run = training.Run(configure("guide", **settings))
+    assert run.log
+    run.log.path.unlink()
+    run.log.path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"cannot write to .*log.jsonl \(No space left on device\)"):
+        run.log.add(1, 0.5, {"loss": 1.0})
 
 
 def test_best_needs_saved_steps_that_are_evaluated(settings: dict[str, Any]) -> None:
@@ -467,6 +557,12 @@ def test_guide_recipe_has_the_settings_of_the_guide() -> None:
         ("variant", "b9"),
         ("lr_scheduler_type", "steps"),
         ("warmup_steps", -1),
+        ("num_labels", 0),
+        ("test_size", 1.0),
+        ("max_steps", "20"),
+        ("eval_steps", 2.5),
+        ("eval_flip", 1),
+        ("seed", True),
     ],
 )
 def test_wrong_settings_are_refused_by_name_before_any_work(name: str, value: Any) -> None:
@@ -531,45 +627,6 @@ def test_a_log_that_ends_in_half_a_line_does_not_stop_a_resumed_run(settings: di
     assert {entry["step"] for entry in _log(resumed)} == {1, 2, 3, 4, 5, 6}
 
 
-def _save_model_files(folder: Path) -> None:
-    for name in ("config.json", "preprocessor_config.json"):
-        (folder / name).write_text("{}")
-    save_file({"weight": torch.ones(3)}, folder / "model.safetensors")
-
-
-STATE: dict[str, Any] = dict.fromkeys(("config", "progress", "optimizer", "scaler", "rows_per_step", "rows", "unread"))
-
-
-def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
-    for step in (2, 4, 10, 12):
-        save_checkpoint(tmp_path, step, _save_model_files, STATE)
-    rotate_checkpoints(tmp_path, limit=2, newest_step=12, best_step=2)
-    assert list(find_checkpoints(tmp_path)) == [2, 12]
-
-
-@pytest.mark.parametrize("name", ["training_state.pt", "model.safetensors", "config.json", "preprocessor_config.json"])
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_with_a_warning(
-    name: str, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for step in (2, 4):
-        save_checkpoint(tmp_path, step, _save_model_files, STATE)
-    path = tmp_path / "checkpoint-4" / name
-    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-1])
-    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
-    assert damage == "gone" or "passing over" in caplog.text
-    assert damage == "gone" or "checkpoint-4" in caplog.text
-
-
-def test_where_all_checkpoints_are_damaged_no_run_starts_over(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, 2, _save_model_files, STATE)
-    (tmp_path / "checkpoint-2/training_state.pt").write_bytes(b"")
-    with pytest.raises(
-        ValueError, match=r"no checkpoint in .* can be read; the newest: .*training_state.pt is damaged"
-    ):
-        newest_checkpoint(tmp_path)
-
-
 def test_later_checkpoints_of_a_branch_that_was_left_are_set_aside(settings: dict[str, Any]) -> None:
     folder = train(configure("guide", **settings))
     train(
@@ -598,7 +655,7 @@ def test_of_several_broken_steps_the_first_is_named(settings: dict[str, Any]) ->
     run = training.Run(configure("guide", **settings))
     run.progress.step = 4
     good, bad = (training.StepResult(torch.tensor(loss), torch.tensor(1.0)) for loss in (1.0, math.inf))
-    run.unread = [good, good, bad, bad]
+    run.unlogged = [good, good, bad, bad]
     with pytest.raises(FloatingPointError, match="loss inf, gradient norm 1 at step 3"):
         run.log_steps(0.1, None, None)
 
@@ -638,26 +695,14 @@ def test_a_foreign_training_state_is_refused_with_what_it_lacks(
     settings: dict[str, Any], state: dict[str, Any]
 ) -> None:
     folder = train(configure("guide", **settings))
-    torch.save(state, folder / "checkpoint-6" / STATE_NAME)
+
+    def save_model_files(unfinished: Path) -> None:
+        for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
+            shutil.copy(folder / name, unfinished)
+
+    foreign = save_checkpoint(folder, 7, save_model_files, state)
     with pytest.raises(ValueError, match=r"training_state.pt is not the state of a training run: it lacks .*optimizer"):
-        train(
-            configure("guide", **{**settings, "output_dir": None}, resume_from_checkpoint=str(folder / "checkpoint-6"))
-        )
-
-
-def test_a_save_that_fails_leaves_the_checkpoint_before_it_and_says_what_it_takes(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, 1, lambda folder: None, {})
-    moments = {"state": {0: {"exp_avg": torch.zeros(2**20), "exp_avg_sq": torch.zeros(2**20)}}}
-
-    def full_disk(folder: Path) -> None:
-        (folder / "model.safetensors").write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    with pytest.raises(
-        OSError, match=r"No space left on device.*before it are whole. It takes about 12 MiB, \d+ are free"
-    ):
-        save_checkpoint(tmp_path, 2, full_disk, {"optimizer": moments})
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+        train(configure("guide", **{**settings, "output_dir": None}, resume_from_checkpoint=str(foreign)))
 
 
 def test_a_device_that_is_not_there_is_named(settings: dict[str, Any]) -> None:
