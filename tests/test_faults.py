@@ -24,7 +24,7 @@ from segformer.checkpoints import check_whole, find_checkpoints
 @pytest.fixture
 def words(small_shards: Path, small_checkpoint: Path, tmp_path: Path) -> list[str]:
     data = f"--dataset {small_shards} --split train --eval-split validation --checkpoint {small_checkpoint}"
-    steps = "--max-steps 400 --eval-steps 400 --save-steps 2 --save-total-limit 2 --logging-steps 1"
+    steps = "--max-steps 150 --eval-steps 150 --save-steps 2 --save-total-limit 2 --logging-steps 1"
     return [*f"--recipe guide --device cpu {data} {steps}".split(), "--output-dir", str(tmp_path / "run")]
 
 
@@ -43,10 +43,10 @@ def assert_goes_on(words: list[str], folder: Path) -> None:
     newest = list(find_checkpoints(folder))[-1]
     for checkpoint in find_checkpoints(folder).values():
         check_whole(checkpoint)
-    finish([*words, "--max-steps", "400", "--resume-from-checkpoint", "last"])
+    finish([*words, "--max-steps", "150", "--resume-from-checkpoint", "last"])
     steps = [entry["step"] for entry in log_of(folder) if "loss" in entry]
-    assert steps == list(range(1, 401))
-    assert newest < 400
+    assert steps == list(range(1, 151))
+    assert newest < 150
 
 
 def test_a_disk_that_fills_up_costs_no_checkpoint(words: list[str], tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_shard_that_is_cut_short_in_the_middle_of_a_run_is_named(
     whole = shard.read_bytes()
     os.truncate(shard, 100)
     deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline and len(log_of(folder)) < 400:
+    while process.poll() is None and time.monotonic() < deadline and len(log_of(folder)) < 150:
         time.sleep(0.05)
     _, errors = process.communicate(timeout=60)
     assert "Traceback" not in errors

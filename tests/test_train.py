@@ -660,6 +660,37 @@ def test_of_several_broken_steps_the_first_is_named(settings: dict[str, Any]) ->
         run.log_steps(0.1, None, None)
 
 
+def test_a_step_whose_gradients_overflow_is_skipped_and_lowers_the_scale(settings: dict[str, Any]) -> None:
+    run = training.Run(configure("guide", **{**settings, "max_steps": 5, "eval_steps": 5, "save_steps": 5}))
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    weight = run.model.decoder.classifier.weight
+    weight.register_hook(lambda gradient: gradient * (math.inf if run.progress.step in (1, 3) else 1.0))
+    seen = [weight.detach().clone()]
+    log_steps = run.log_steps
+
+    def watch(*arguments: Any) -> None:
+        seen.append(weight.detach().clone())
+        log_steps(*arguments)
+
+    run.log_steps = watch  # type: ignore[method-assign]
+    run.train()
+    moved = [not torch.equal(before, after) for before, after in zip(seen, seen[1:], strict=False)]
+    assert moved == [False, True, False, True, True]
+    assert run.scaler.get_scale() == 2.0**14
+    assert [entry["grad_norm"] is None for entry in _log(run.output_dir) if "loss" in entry] == [not m for m in moved]
+
+
+def test_a_resumed_run_goes_on_with_the_scale_it_had(settings: dict[str, Any]) -> None:
+    run = training.Run(configure("guide", **settings))
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**7, growth_interval=4)
+    run.train()
+    assert run.scaler.get_scale() == 2.0**8  # doubled once, after four steps
+    resumed = training.Run(configure("guide", **settings, resume_from_checkpoint="last"))
+    resumed.scaler = torch.amp.GradScaler("cpu", growth_interval=4)
+    resumed._restore(read_training_state(run.output_dir / "checkpoint-6"))
+    assert resumed.scaler.state_dict() == run.scaler.state_dict()
+
+
 def test_a_broken_model_is_not_saved(settings: dict[str, Any]) -> None:
     run = training.Run(configure("guide", **settings))
     with torch.no_grad():
