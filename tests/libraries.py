@@ -14,6 +14,8 @@ class Library:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith(("_", "pytest")):  # pytest itself asks, of everything that a test file holds
+            raise AttributeError(name)
         package = self._name.partition(".")[0]
         return getattr(pytest.importorskip(self._name, reason=f"no {package}; pip install -e '.[test]'"), name)
 
