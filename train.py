@@ -613,6 +613,14 @@ class Progress:
     best_step: int | None = None
     best_mean_iou: float = -1.0
 
+    def __post_init__(self) -> None:
+        for name in ("step", "evaluated_step", "best_step"):
+            value = getattr(self, name)
+            if not (value is None and name != "step") and (type(value) is not int or not 0 <= value < 2**53):
+                raise ValueError(f"{name} is {value!r}; it must be the number of a step")
+        if not isinstance(self.best_mean_iou, float):
+            raise ValueError(f"best_mean_iou is {self.best_mean_iou!r}; it must be a number")
+
 
 class Run:
     """One training run: its parts, built from the settings, and the loop over its steps."""
@@ -699,7 +707,7 @@ class Run:
             )
         try:
             self._restore(state)
-        except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
             said = f"{type(error).__name__}: {error}"
             raise ValueError(f"{checkpoint / STATE_NAME} does not fit this run ({said})") from error
         if self.progress.best_step not in find_checkpoints(checkpoint.parent):
@@ -707,16 +715,23 @@ class Run:
         logger.info("resuming from %s", checkpoint)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        settings = self.optimizer.state_dict()["param_groups"]  # of this run, whose settings were found the same
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
+        num_moments = len(self.optimizer.state)  # none where a scaler has skipped every step so far
+        if num_moments != sum(len(group["params"]) for group in settings) and (num_moments or not state["scaler"]):
+            raise ValueError(f"optimiser moments for {num_moments} of its weights")
         for weight, moments in self.optimizer.state.items():  # fused AdamW would read beyond moments of other shapes
-            if any(moments[name].shape != weight.shape for name in ("exp_avg", "exp_avg_sq")):
+            shapes = {"step": torch.Size(), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
+            if {name: moment.shape for name, moment in moments.items()} != shapes:
                 raise ValueError(f"optimiser moments of another shape than {list(weight.shape)}")
+            if not (moments["step"] > 0 and all(moment.dtype == torch.float32 for moment in moments.values())):
+                raise ValueError("optimiser moments that no step has made")
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
-        if not isinstance(self.progress.step, int) or self.progress.step < 1:
-            raise ValueError(f"step {self.progress.step!r}")
-        self.unlogged = [StepResult(torch.tensor(loss), torch.tensor(norm)) for loss, norm in state["unlogged"]]
+        self.unlogged = [
+            StepResult(torch.tensor(float(loss)), torch.tensor(float(norm))) for loss, norm in state["unlogged"]
+        ]
 
     @cached_property
     def rows(self) -> dict[str, Any]:

@@ -85,7 +85,10 @@ class PreparedRows:
             self._batches = self._map()
         batch = bisect_right(self._ends, row)
         first = self._ends[batch - 1] if batch else 0
-        values: dict[str, Any] = self._batches[batch].slice(row - first, 1).to_pylist()[0]
+        try:
+            values: dict[str, Any] = self._batches[batch].slice(row - first, 1).to_pylist()[0]
+        except (IndexError, UnicodeDecodeError, pa.ArrowException) as error:
+            raise ValueError(f"{self.path} is damaged ({error}); delete it, and it is made anew") from error
         return values
 
     def where(self, row: int) -> str:
@@ -97,7 +100,9 @@ class PreparedRows:
             reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
             for batch in batches:
-                batch.validate()
+                batch.validate(full=True)  # or an offset that is wrong reads beyond the file
+            if batches and not {"image", "annotation"} <= set(batches[0].schema.names):
+                raise pa.ArrowInvalid(f"it has the columns {', '.join(batches[0].schema.names)}")
         except FileNotFoundError as error:
             raise ValueError(f"{self.path} is gone, for {self.name} has changed since; start again") from error
         except (OSError, pa.ArrowException) as error:

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from data.prepared import PreparedRows, prepare, version_of
 
 COLUMNS = ("image", "annotation", "scene_category")
-DAMAGE = (OSError, pa.ArrowException, IndexError)  # what pyarrow raises for damaged files
+# What pyarrow raises for damaged files; the last two for rows that a footer promises, and for paths that are no text.
+DAMAGE = (OSError, pa.ArrowException, IndexError, UnicodeDecodeError)
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _ROWS_PER_GROUP = 100  # as on the Hub
 _GROUP_BYTES = 2**28
@@ -87,7 +88,10 @@ class Shard:
             if len(self._groups) > _CACHED_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(group)
-        values: dict[str, Any] = self._groups[group].slice(place, 1).to_pylist()[0]
+        try:
+            values: dict[str, Any] = self._groups[group].slice(place, 1).to_pylist()[0]
+        except DAMAGE as error:
+            raise damaged(f"{self.where(row)} is not there or no file", error) from error
         return values
 
     def where(self, row: int) -> str:
@@ -96,7 +100,9 @@ class Shard:
 
     def _read(self, group: int) -> pa.Table:
         try:
-            return self._open().read_row_group(group, columns=self.groups.columns)
+            table = self._open().read_row_group(group, columns=self.groups.columns)
+            table.validate(full=True)  # paths that are no text, above all
+            return table
         except DAMAGE as error:
             raise damaged(f"{self.path} breaks off or is damaged in row group {group}", error) from error
 
@@ -127,7 +133,10 @@ class RowGroups:
     """What the footer of a shard tells: where its row groups end, what they weigh, and whether it is a shard at all."""
 
     def __init__(self, metadata: pq.FileMetaData, name: str) -> None:
-        schema = metadata.schema.to_arrow_schema()
+        try:
+            schema = metadata.schema.to_arrow_schema()
+        except DAMAGE as error:
+            raise damaged(f"{name} has a damaged schema", error) from error
         for column in COLUMNS[:2]:
             if schema.names.count(column) != 1 or not _holds_files(schema.field(column).type):
                 raise ValueError(
@@ -137,6 +146,10 @@ class RowGroups:
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         self.ends = list(accumulate(group.num_rows for group in groups))
         self.bytes = [int(group.total_byte_size) for group in groups]
+        if min([group.num_rows for group in groups], default=0) < 0 or metadata.num_rows != sum(
+            group.num_rows for group in groups
+        ):
+            raise ValueError(f"{name} has {metadata.num_rows} rows by its footer, but others by its row groups")
         if max(self.bytes, default=0) > _MOST_GROUP_BYTES:
             raise ValueError(
                 f"{name} has a row group of {max(self.bytes)} bytes; write it with groups below {_MOST_GROUP_BYTES}"

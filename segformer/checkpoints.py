@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 
 from segformer.config import CONFIG_NAME
 from segformer.hub import WEIGHTS_NAME
+from segformer.pretrained import is_plain
 from segformer.processor import PROCESSOR_NAME
 
 STATE_NAME = "training_state.pt"
@@ -175,15 +176,22 @@ def read_training_state(folder: Path) -> dict[str, Any]:
     lacking = [name for name, kind in _STATE_ENTRIES.items() if not isinstance(held.get(name), kind)]
     if lacking:
         raise ValueError(f"{path} is not the state of a training run: it lacks {', '.join(lacking)}")
+    if not all(map(is_plain, _tensors(held))):
+        raise ValueError(f"{path} is not the state of a training run: it holds a tensor without all its values")
     return dict(held)
 
 
 def _tensor_bytes(state: Any) -> int:
-    """What the tensors weigh that are somewhere in nested dicts and lists."""
+    return sum(tensor.nbytes for tensor in _tensors(state))
+
+
+def _tensors(state: Any) -> Iterator[torch.Tensor]:
+    """The tensors that are somewhere in nested dicts, lists and tuples."""
     if isinstance(state, torch.Tensor):
-        return state.nbytes
-    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list) else ()
-    return sum(map(_tensor_bytes, parts))
+        yield state
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    for part in parts:
+        yield from _tensors(part)
 
 
 def _write_sums(folder: Path) -> None:

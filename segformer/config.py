@@ -8,7 +8,6 @@ One dataclass describes every variant (B0 to B5, paper Table 6). Two entries of 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -16,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_NAME = "config.json"
+_MOST = 4096  # of any size; beyond what a model may have, so that no config.json asks for all memory or time there is
+_MOST_LABELS = 2**16
+_MOST_BLOCKS = 256  # of a stage
 _SIZE_FIELDS = ("depths", "hidden_sizes", "num_attention_heads", "sr_ratios", "patch_sizes", "strides", "mlp_ratios")
 _RATE_FIELDS = (
     "hidden_dropout_prob",
@@ -53,7 +55,7 @@ class SegformerConfig:
     def __post_init__(self) -> None:
         if self.num_labels is None:
             object.__setattr__(self, "num_labels", 150 if self.id2label is None else len(self.id2label))
-        _require_count("num_labels", self.num_labels)
+        _require_count("num_labels", self.num_labels, _MOST_LABELS)
         if self.id2label is None:
             object.__setattr__(self, "id2label", {k: f"LABEL_{k}" for k in range(self.num_labels)})
         self._check_sizes()
@@ -68,7 +70,7 @@ class SegformerConfig:
             if not isinstance(sizes, list | tuple) or not sizes or len(sizes) != len(self.depths):
                 raise ValueError(f"{name} is {sizes!r}; it needs one integer for each stage, as many as depths has")
             for size in sizes:
-                _require_count(name, size)
+                _require_count(name, size, _MOST_BLOCKS if name == "depths" else _MOST)
             object.__setattr__(self, name, tuple(sizes))
         for width, heads in zip(self.hidden_sizes, self.num_attention_heads, strict=True):
             if width % heads:
@@ -82,7 +84,7 @@ class SegformerConfig:
             if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
                 raise ValueError(f"{name} is {rate!r}; a rate is at least 0 and below 1")
         width = self.initializer_range
-        if isinstance(width, bool) or not isinstance(width, int | float) or not (width > 0 and math.isfinite(width)):
+        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < 1e6:
             raise ValueError(f"initializer_range is {width!r}; it is a standard deviation above 0")
 
     def _check_names(self) -> None:
@@ -104,7 +106,7 @@ class SegformerConfig:
         for side in (height, width):
             left = side
             for stride, sr_ratio in zip(self.strides, self.sr_ratios, strict=True):
-                left = math.ceil(left / stride)
+                left = -(-left // stride)
                 if left < sr_ratio:
                     raise ValueError(
                         f"image_size is {side}; a map of {left} pixels is too small for sr_ratio {sr_ratio}"
@@ -165,9 +167,9 @@ def _integer_keys(names: object) -> dict[int, str]:
         raise ValueError(f"id2label has a key that is not a class id: {error}") from error
 
 
-def _require_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} holds {value!r}; it must be an integer of at least 1")
+def _require_count(name: str, value: object, most: int = _MOST) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"{name} holds {value!r}; it must be an integer of 1 to {most}")
 
 
 _LARGER = partial(SegformerConfig, hidden_sizes=(64, 128, 320, 512))

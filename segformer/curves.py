@@ -18,7 +18,7 @@ from segformer.page import Html, joined
 
 MOST_POINTS = 1000
 _MOST_DOTS = 60
-_HUGE = 1e300  # beyond it the arithmetic of an axis overflows
+_HUGE = 1e300  # beyond it the arithmetic of an axis overflows, and below its inverse there are no more logarithms
 NO_NUMBER = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -104,7 +104,7 @@ def as_number(value: Any) -> float:
     """A finite number of the log, or NaN for anything else that may stand there."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _HUGE:
         return math.nan
-    return float(value)
+    return float(value) if abs(value) > 1 / _HUGE else 0.0
 
 
 def thinned(

@@ -128,7 +128,9 @@ def _join_keys_and_values(weights: dict[str, Tensor]) -> dict[str, Tensor]:
                 raise ValueError(f"holds {name} but no {value_name}")
             if tensor.shape != weights[value_name].shape:
                 raise ValueError(f"{name} is {list(tensor.shape)} but {value_name} {list(weights[value_name].shape)}")
-            joined[joined_name] = torch.cat([tensor, weights[value_name]])
+            if tensor.dtype != weights[value_name].dtype or not (tensor.ndim and tensor.is_floating_point()):
+                raise ValueError(f"{name} and {value_name} are no two halves of one weight")
+            joined[joined_name] = torch.cat([tensor.float(), weights[value_name].float()])
         elif ".attention.value." in name:
             if name.replace(".value.", ".key.") not in weights:
                 raise ValueError(f"holds {name} but no {name.replace('.value.', '.key.')}")

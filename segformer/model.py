@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segformer import pretrained
@@ -61,8 +62,10 @@ class Segformer(nn.Module):
         """
         checkpoint = pretrained.read_checkpoint(source, revision, token, local_files_only)
         config = pretrained.choose_config(checkpoint, id2label, num_labels, config_changes or {})
-        model = cls(config)
         new_classes = id2label is not None or num_labels is not None
+        with torch.device("meta"):  # no memory is taken for sizes that only a config.json claims
+            pretrained.check_fit(cls(config), checkpoint, allow_new_classifier=new_classes)
+        model = cls(config)
         model.load_report = pretrained.load_weights(model, checkpoint, allow_new_classifier=new_classes)
         return model.eval()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,7 +63,7 @@ def open_photo(path: str | os.PathLike[str]) -> Image.Image:
 
 def _decode(source: str | os.PathLike[str] | BinaryIO, what: str) -> Image.Image:
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=_formats()) as image:
             photo = upright_rgb(image)
             frames = _count_frames(image)
     except FileNotFoundError:
@@ -74,6 +75,13 @@ def _decode(source: str | os.PathLike[str] | BinaryIO, what: str) -> Image.Image
     if frames > 1 and image.format not in _SEVERAL_VIEWS:
         logger.info("%s has %d frames; the first is taken", what, frames)
     return photo
+
+
+@cache
+def _formats() -> list[str]:
+    """All that Pillow reads, but for EPS, a program that it would have Ghostscript run."""
+    Image.init()
+    return [form for form in Image.ID if form != "EPS"]
 
 
 def _count_frames(image: Image.Image) -> int:

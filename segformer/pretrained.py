@@ -76,7 +76,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
+        except Exception as error:  # the reader's own, and what torch raises for tensors that it does not have
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     if path.suffix not in (".bin", ".pth", ".pt"):
         raise ValueError(
@@ -88,9 +88,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a whole pickle of plain tensors ({type(error).__name__}): refused") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]  # the original release wraps its weights
-    if not isinstance(loaded, Mapping) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
+    if not isinstance(loaded, Mapping) or not all(map(is_plain, loaded.values())):
         raise ValueError(f"{path} holds something other than named tensors: refused")
     return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is a tensor of numbers, all of which are in the file."""
+    return (
+        isinstance(value, Tensor)
+        and (value.layout, value.device.type) == (torch.strided, "cpu")
+        and not value.is_quantized
+        and value.untyped_storage().nbytes() >= value.nbytes
+    )
 
 
 def choose_config(
@@ -121,9 +131,12 @@ def _infer_config(checkpoint: Checkpoint) -> SegformerConfig:
         blocks = {name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)}
         depths.append(len(blocks))
         hidden_sizes.append(weights[norm].numel())
-    num_labels = weights[_CLASSIFIER[0]].shape[0] if _CLASSIFIER[0] in weights else None
+    num_labels = weights[_CLASSIFIER[1]].numel() if _CLASSIFIER[1] in weights else None
     for name, variant in VARIANTS.items():
-        config = variant(num_labels=num_labels)
+        try:
+            config = variant(num_labels=num_labels)
+        except ValueError as error:
+            raise ValueError(f"{checkpoint.path}: {error}") from error
         widths = weights["decoder.norm.weight"].numel() if "decoder.norm.weight" in weights else None
         fits = (list(config.depths), list(config.hidden_sizes)) == (depths, hidden_sizes)
         if fits and widths in (None, config.decoder_hidden_size):
@@ -141,11 +154,7 @@ def load_weights(model: Segformer, checkpoint: Checkpoint, allow_new_classifier:
     Allowed to be missing: the whole decoder (an encoder alone starts a new one), and BatchNorm's batch counter. Allowed
     to differ in shape: the classifier, if ``allow_new_classifier``. Everything else raises ValueError.
     """
-    wanted = model.state_dict()
-    missing = [name for name in wanted if name not in checkpoint.weights]
-    extra = [name for name in checkpoint.weights if name not in wanted]
-    mismatched = [n for n, tensor in checkpoint.weights.items() if n in wanted and tensor.shape != wanted[n].shape]
-    _check_fit(model, checkpoint, missing, extra, mismatched, allow_new_classifier)
+    missing, mismatched = check_fit(model, checkpoint, allow_new_classifier)
     fitting = {name: tensor for name, tensor in checkpoint.weights.items() if name not in mismatched}
     model.load_state_dict(fitting, strict=False)
 
@@ -160,15 +169,15 @@ def load_weights(model: Segformer, checkpoint: Checkpoint, allow_new_classifier:
     return report
 
 
-def _check_fit(
-    model: Segformer,
-    checkpoint: Checkpoint,
-    missing: list[str],
-    extra: list[str],
-    mismatched: list[str],
-    allow_new_classifier: bool,
-) -> None:
+def check_fit(model: Segformer, checkpoint: Checkpoint, allow_new_classifier: bool) -> tuple[list[str], list[str]]:
+    """The names that a checkpoint lacks and those of another shape, where both may be; ValueError for what may not.
+
+    Looks at names, shapes and kinds alone, so the model may be one without memory, on the meta device.
+    """
     wanted = model.state_dict()
+    missing = [name for name in wanted if name not in checkpoint.weights]
+    extra = [name for name in checkpoint.weights if name not in wanted]
+    mismatched = [n for n, tensor in checkpoint.weights.items() if n in wanted and tensor.shape != wanted[n].shape]
     for name in mismatched:
         if not (allow_new_classifier and name in _CLASSIFIER):
             hint = "; pass num_labels or id2label to start a new classifier" if name in _CLASSIFIER else ""
@@ -180,10 +189,16 @@ def _check_fit(
         raise ValueError(
             f"{checkpoint.path} holds tensors that its configuration has no place for: {_brief(_v4(extra))}"
         )
+    for name, tensor in checkpoint.weights.items():
+        if tensor.is_floating_point() != wanted[name].is_floating_point():
+            raise ValueError(
+                f"{checkpoint.path}: {_v4([name])[0]} is of {tensor.dtype}; weights are floating-point numbers"
+            )
     decoder = [name for name in wanted if name.startswith("decoder.")]
     lost = [name for name in missing if not name.endswith("num_batches_tracked")]
     if lost and missing != decoder:
         raise ValueError(f"{checkpoint.path} lacks {len(lost)} tensors: {_brief(_v4(lost))}")
+    return missing, mismatched
 
 
 def save_model(model: Segformer, folder: Path) -> None:
@@ -197,7 +212,7 @@ def save_model(model: Segformer, folder: Path) -> None:
 
 
 def _v4(names: list[str]) -> list[str]:
-    return [v4_name for name in names for v4_name in dialects.v4_names(name)]
+    return [v4_name for name in names for v4_name in dialects.v4_names(name) or [name]]
 
 
 def _brief(names: list[str], most: int = 4) -> str:

@@ -25,6 +25,7 @@ from segformer.hub import ModelFiles
 from segformer.photos import to_rgb
 
 PROCESSOR_NAME = "preprocessor_config.json"
+_MOST_PIXELS = 2**26  # that a photo is resized to: 8192 x 8192
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,23 @@ class ImageProcessor:
     keep_ratio_multiple: int = 32
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.size, tuple) and len(self.size) == 2 and all(_is_count(side) for side in self.size)):
-            raise ValueError(f"size is {self.size!r}; it must be (height, width) in pixels, both above 0")
-        if isinstance(self.resample, bool) or self.resample not in list(Image.Resampling):
-            raise ValueError(f"resample is {self.resample!r}; PIL's filters are {[f.value for f in Image.Resampling]}")
-        if self.keep_ratio_scale is not None and not (
-            isinstance(self.keep_ratio_scale, tuple)
-            and len(self.keep_ratio_scale) == 2
-            and all(map(_is_count, self.keep_ratio_scale))
+        if not _is_size(self.size):
+            raise ValueError(
+                f"size is {self.size!r}; it must be (height, width), both above 0, {_MOST_PIXELS} pixels at most"
+            )
+        if (
+            not isinstance(self.resample, int)
+            or isinstance(self.resample, bool)
+            or self.resample not in list(Image.Resampling)
         ):
-            raise ValueError(f"keep_ratio_scale is {self.keep_ratio_scale!r}; it must be (long side, short side)")
-        if not _is_count(self.keep_ratio_multiple):
-            raise ValueError(f"keep_ratio_multiple is {self.keep_ratio_multiple!r}; it must be a number above 0")
+            raise ValueError(f"resample is {self.resample!r}; PIL's filters are {[f.value for f in Image.Resampling]}")
+        if self.keep_ratio_scale is not None and not _is_size(self.keep_ratio_scale):
+            raise ValueError(
+                f"keep_ratio_scale is {self.keep_ratio_scale!r}; it must be (long side, short side), "
+                f"{_MOST_PIXELS} pixels at most"
+            )
+        if not _is_size((self.keep_ratio_multiple,) * 2):
+            raise ValueError(f"keep_ratio_multiple is {self.keep_ratio_multiple!r}; it must be a number of 1 to 8192")
         for name in ("do_resize", "do_rescale", "do_normalize", "do_reduce_labels"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
@@ -73,6 +79,13 @@ class ImageProcessor:
                 raise ValueError(f"{name} is {values!r}; it must be three numbers, one for each channel")
         if min(self.image_std) <= 0:
             raise ValueError(f"image_std is {self.image_std}; deviations are above 0")
+        with np.errstate(all="ignore"):
+            is_finite = bool(self._levels.isfinite().all())
+        if not is_finite:
+            raise ValueError(
+                f"rescale_factor {self.rescale_factor}, image_mean {self.image_mean} and image_std {self.image_std} "
+                "make infinities of pixels"
+            )
 
     def __call__(
         self, image: Image.Image | Sequence[Image.Image], label_map: Image.Image | Sequence[Image.Image] | None = None
@@ -204,7 +217,13 @@ def _is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e30 < value < 1e30
+
+
+def _is_size(value: object) -> bool:
+    if not (isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value))):
+        return False
+    return bool(value[0] * value[1] <= _MOST_PIXELS)
 
 
 def _read_size(size: object) -> tuple[int, int]:

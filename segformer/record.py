@@ -46,7 +46,7 @@ class RunDescription:
         """The description in a folder, without what is missing there or of another kind than it should be."""
         held, empty = _read_object(output_dir / DESCRIPTION_NAME), cls()
         kinds = {each.name: type(getattr(empty, each.name)) for each in fields(cls)}
-        return cls(**{name: held[name] for name, kind in kinds.items() if isinstance(held.get(name), kind)})
+        return cls(**{name: held[name] for name, kind in kinds.items() if _is(held.get(name), kind)})
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,10 @@ def numbers_of(results: Mapping[str, Any], key: str) -> list[float]:
     return [as_number(value) for value in values] if isinstance(values, list) else []
 
 
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and (not isinstance(value, int) or 0 <= value <= _LAST_STEP)
+
+
 def _is_finished(history: Sequence[Mapping[str, Any]]) -> bool:
     return bool(history) and "train_runtime" in history[-1]
 
@@ -132,7 +136,7 @@ def _names_of_config(output_dir: Path) -> list[str]:
     """Class names from the model's config.json: that of the folder, or of its last checkpoint."""
     for folder in (output_dir, *reversed(find_checkpoints(output_dir).values())):
         names = _read_object(folder / "config.json").get("id2label")
-        if isinstance(names, dict) and names and all(key.isdecimal() for key in names):
+        if isinstance(names, dict) and names and all(key.isdecimal() and len(key) < 9 for key in names):
             by_id = {int(key): str(name).strip() for key, name in names.items()}
             return [by_id.get(k, f"class {k}") for k in range(min(max(by_id) + 1, _MOST_CLASSES))]
     return []

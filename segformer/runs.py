@@ -117,7 +117,8 @@ class RunLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / _LOCK_NAME).open("a")
+        self._path = folder / _LOCK_NAME
+        self._file = self._path.open("a")
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -126,6 +127,11 @@ class RunLock:
                 raise ValueError(f"another run is writing to {folder}; wait for it, or name another folder") from error
             # A file system without locks: nothing can be known there, and nothing is refused.
             logger.warning("%s cannot be locked (%s); see that no other run writes there", folder, error)
+        if not (
+            self._path.exists() and os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+        ):  # gone with the run that ended now
+            self._file.close()
+            raise ValueError(f"another run was writing to {folder} until now; start again")
 
     def __enter__(self) -> RunLock:
         return self
@@ -135,7 +141,9 @@ class RunLock:
 
     def release(self) -> None:
         """Let others write there; done twice, it does nothing."""
-        self._file.close()
+        if not self._file.closed:
+            self._path.unlink(missing_ok=True)
+            self._file.close()
 
 
 class Log:
@@ -143,14 +151,15 @@ class Log:
 
     def __init__(self, folder: Path, last_step: int) -> None:
         self.path = folder / LOG_NAME
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        text = self.path.read_bytes().decode("utf-8", "replace") if self.path.exists() else ""
+        lines = text.splitlines()
         kept = [line for number, line in enumerate(lines, start=1) if self._step(line, number, lines) <= last_step]
         write_atomically(self.path, "".join(line + "\n" for line in kept))
 
     def _step(self, line: str, number: int, lines: list[str]) -> float:
         try:
             return float(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             if number == len(lines):  # a run that was killed while it wrote leaves half a line
                 return math.inf
             raise ValueError(f"line {number} of {self.path} is no log entry; mend or remove it") from error

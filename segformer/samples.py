@@ -114,11 +114,15 @@ def load_samples(output_dir: Path, last_step: int | None = None) -> list[ReportS
         if photo is None or truth is None:
             continue
         ids = np.asarray(truth)
+        if ids.ndim != 2 or ids.dtype != np.uint8:
+            continue
         steps = {
             step: path for step, path in _prediction_files(folder).items() if last_step is None or step <= last_step
         }
         maps = {step: np.asarray(picture) for step, path in steps.items() if (picture := _opened(path))}
-        predictions = {step: maps[step] for step in sorted(maps) if maps[step].shape == ids.shape}
+        predictions = {
+            step: maps[step] for step in sorted(maps) if (maps[step].shape, maps[step].dtype) == (ids.shape, ids.dtype)
+        }
         samples.append(ReportSample(names.get(int(folder.name), f"sample {folder.name}"), photo, ids, predictions))
     return samples
 
@@ -150,13 +154,13 @@ def _opened(path: Path) -> Image.Image | None:
         with Image.open(path) as picture:
             picture.load()
             return picture
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # Pillow's decoders raise what they like for damaged files
         return None
 
 
 def _names(path: Path) -> dict[int, str]:
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {number: str(name) for number, name in enumerate(names)} if isinstance(names, list) else {}

@@ -222,9 +222,11 @@ class Segmenter:
         """The logits of every view of photos that the model sees at one size."""
         for size in self.views.sizes(self.processor, photos[0].width, photos[0].height):
             if window := self.views.window_for(size):
+                self.model.config.check_image_size(window, window)
                 (photo,) = photos
                 yield from self._slide(photo, size, window)
                 continue
+            self.model.config.check_image_size(*size)
             resizing = replace(self.processor, do_resize=True, size=size)
             images = torch.stack([resizing.image_to_tensor(photo) for photo in photos]).to(self.device)
             yield self.model(images)
@@ -265,6 +267,8 @@ def check_finite(model: Segformer) -> None:
                 f"{count} of the {tensor.numel()} values of {name} are not finite; its training diverged, or the file "
                 "is damaged"
             )
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise NonFiniteError(f"{name} holds variances below 0, whose roots are no numbers; the file is damaged")
 
 
 def processor_of(
