@@ -205,7 +205,7 @@ def earlier_entries(folder: Path) -> list[dict[str, Any]]:
             if not (isinstance(entry["file"], str) and labels.endswith("_labels.png") and Path(labels).name == labels):
                 raise ValueError("no photo, or no name of its label map")
             _mask_names(entry)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not one that infer.py wrote; move it, or name another --output-dir") from error
     return list(entries)
 

@@ -11,6 +11,7 @@ where the run is (seed, epoch, row, step), so a resumed run repeats an uninterru
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import logging
 import math
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import chain, repeat
+from itertools import chain, repeat, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,18 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from data import SceneParse150, train_test_split
-from data.batches import KeepRatio, Loader, OriginalLabels, PaperCrop, Resized, Samples, Unprocessed, collate
+from data.batches import (
+    KeepRatio,
+    Loader,
+    OriginalLabels,
+    PaperCrop,
+    Resized,
+    Samples,
+    Unprocessed,
+    collate,
+    explain_lost_worker,
+    is_lost_worker,
+)
 from data.classes import ID2LABEL, IGNORE_INDEX
 from data.labels import LabelRule, read_label_names
 from data.on_device import AugmentOnDevice
@@ -43,6 +55,7 @@ from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, full
 from segformer.card import write_card
 from segformer.checkpoints import (
     STATE_NAME,
+    check_whole,
     copy_checkpoint,
     find_checkpoints,
     read_training_state,
@@ -396,7 +409,12 @@ def build_model(config: TrainConfig, source: str | None) -> tuple[Segformer, Ima
     size = processor.size if config.image_size is None else (config.image_size, config.image_size)
     scale = PAPER_SCALE if config.eval_resolution == "keep-ratio" else None
     return model, replace(
-        processor, size=size, do_reduce_labels=config.reduce_labels, keep_ratio_scale=scale, keep_ratio_multiple=32
+        processor,
+        do_resize=processor.do_resize or config.image_size is not None,
+        size=size,
+        do_reduce_labels=config.reduce_labels,
+        keep_ratio_scale=scale,
+        keep_ratio_multiple=32,
     )
 
 
@@ -632,9 +650,9 @@ class Run:
             compute_deterministically()
         self.ranks, self.device = join_ranks(choose_device(config.device))
         dtype = amp_dtype(config.amp, self.device)
-        resumed = self.ranks.decide(
-            lambda: find_resumed(config.output_dir, config.resume_from_checkpoint, config.overwrite_output_dir)
-        )
+        resumed = self.ranks.decide(self._find_resumed)
+        if config.resume_from_checkpoint == "last" and resumed is None:
+            logger.warning("no checkpoint in %s: starting at step 0", config.output_dir)
         source = str(resumed) if resumed else config.checkpoint
         if not self.ranks.is_writer:
             self.ranks.wait()  # the writer goes first, in case something has to be fetched or drawn
@@ -663,7 +681,8 @@ class Run:
         self.lock: RunLock | None = None
         self.output_dir: Path = self.ranks.decide(lambda: self._claim_output_dir(resumed))
         self.repository = full_id(config.hub_model_id, self.output_dir, account) if account else None
-        self.log = Log(self.output_dir, self.progress.step) if self.ranks.is_writer else None
+        at, evaluated = self.progress.step, self.progress.evaluated_step == self.progress.step
+        self.log = Log(self.output_dir, at, evaluated) if self.ranks.is_writer else None
         self.results: dict[str, Any] = {}
 
     def _claim_output_dir(self, resumed: Path | None) -> Path:
@@ -671,21 +690,39 @@ class Run:
         if resumed is None:
             self._check_that_nothing_it_is_made_from_is_lost()
         folder, self.lock = claim_output_dir(config.output_dir or (resumed and resumed.parent), config.recipe)
+        if self._find_resumed() != resumed:  # found before there was a lock
+            raise ValueError(f"another run has written to {folder} meanwhile; start again")
         if resumed is None:
             # A run that ended before its first checkpoint has nothing to go on from, and nothing to lose.
             empty_output_dir(folder, config.overwrite_output_dir or config.resume_from_checkpoint == "last")
             return folder
         remove_leftovers(folder)
         set_aside_later(folder, self.progress.step)
-        best = self.progress.best_step
-        if best is not None and best not in find_checkpoints(folder):
-            copy_checkpoint(resumed.parent / f"checkpoint-{best}", folder)
+        if folder.resolve() != resumed.resolve().parent:
+            self._bring_along(resumed, folder)
         return folder
+
+    def _find_resumed(self) -> Path | None:
+        config = self.config
+        return find_resumed(config.output_dir, config.resume_from_checkpoint, config.overwrite_output_dir)
+
+    def _bring_along(self, resumed: Path, folder: Path) -> None:
+        """Copy what a run in another folder needs to be gone on with: this checkpoint and the best."""
+        copy_checkpoint(resumed, folder, self.progress.step)
+        best = self.progress.best_step
+        if best in (None, self.progress.step):
+            return
+        try:
+            copy_checkpoint(resumed.parent / f"checkpoint-{best}", folder, best)
+        except (ValueError, OSError) as error:
+            logger.warning("the best checkpoint so far stays behind: %s", error)
+            self.progress.best_step, self.progress.best_mean_iou = None, -1.0
 
     def _check_that_nothing_it_is_made_from_is_lost(self) -> None:
         folder = Path(self.config.output_dir or ".").resolve()
         for name in ("checkpoint", "dataset", "label_names"):
-            source = Path(getattr(self.config, name) or "/")
+            parts = Path(getattr(self.config, name) or "/").parts
+            source = Path(*takewhile(lambda part: not glob.has_magic(part), parts))  # of a glob, the folder
             if self.config.output_dir and source.exists() and source.resolve().is_relative_to(folder):
                 raise ValueError(
                     f"{name} {source} lies in the output folder, which is emptied; name another --output-dir"
@@ -695,7 +732,8 @@ class Run:
         if self.model.load_report.mismatched or self.model.load_report.missing:
             raise ValueError(f"{checkpoint} has other classes than the {self.model.config.num_labels} asked for")
         held, now = state["rows"], self.rows
-        if held != now:  # their folder may have moved, they may not have changed
+        comparable = all(isinstance(value, str | int) for value in held.values())
+        if not comparable or held != now:  # their folder may have moved, they may not have changed
             raise ValueError(
                 f"the checkpoint was trained on {held.get('count')} rows of {state['config'].get('dataset')!r}, from "
                 f"{held.get('first')}; this run has {now['count']} of {self.config.dataset!r}, from {now['first']}"
@@ -763,12 +801,11 @@ class Run:
     def train(self) -> None:
         """Every step to the end, with its logging, evaluations and checkpoints."""
         config, total = self.config, self.total_steps
-        sampler = self.sampler(self.progress.step + 1, total)
-        self.begin()
+        loader = build_loader(self.train_samples, self.sampler(self.progress.step + 1, total), config, self.device)
+        clock = Clock(loader, self.progress.step)
+        self.begin(clock)
         hidden = None if self.ranks.is_writer else True
         bar = tqdm(total=total, initial=self.progress.step, desc="training", unit="step", disable=hidden)
-        loader = build_loader(self.train_samples, sampler, config, self.device)
-        clock = Clock(loader, self.progress.step)
         for prepared in loader:
             step = self.progress.step = self.progress.step + 1
             rate = learning_rate(step, total, config)
@@ -786,8 +823,8 @@ class Run:
             if not stopping and self.is_evaluated(step):
                 self.evaluate()
                 stopping = self.is_asked_to_stop()
-            if step == total and self.log:  # before the last checkpoint, so that no run is saved without it
-                self.log.add(step, self.epoch, self.speed(clock))
+            if step == total and self.progress.evaluated_step == step:
+                self.log_closing(clock)  # before the last checkpoint, so that no run is saved without it
             if saving or stopping:
                 self.save()
             if stopping and (step < total or self.progress.evaluated_step != step):
@@ -811,7 +848,7 @@ class Run:
         if self.lock:
             self.lock.release()
 
-    def begin(self) -> None:
+    def begin(self, clock: Clock) -> None:
         """What comes before the first step: a description, and an evaluation that is asked for or was cut off."""
         if self.log:
             self.describe()
@@ -819,7 +856,10 @@ class Run:
         due = self.is_evaluated(step) if step else self.config.eval_on_start
         if due and self.progress.evaluated_step != step:
             self.evaluate()
-            self.note_best()
+            if step and self.progress.evaluated_step == step:
+                if step == self.total_steps:
+                    self.log_closing(clock)
+                self.save()
         if self.is_asked_to_stop():
             raise Interrupted(*self.how_to_go_on())
 
@@ -856,13 +896,15 @@ class Run:
         ranks = self.ranks
         return StepSampler(num_rows, self.rows_per_step, seed, first_step, last_step, ranks.rank, ranks.count)
 
-    def speed(self, clock: Clock) -> dict[str, float]:
-        """What the whole loop took, evaluations and checkpoints included, under Trainer's keys and some of our own."""
+    def log_closing(self, clock: Clock) -> None:
+        """Log what all steps took, with evaluations and all checkpoints but the last, under Trainer's keys and more."""
+        if not self.log:
+            return
         steps = range(clock.first_step, self.progress.step)
         left = (len(self.train_samples) - step % self.steps_per_epoch * self.rows_per_step for step in steps)
         seconds = clock.seconds
         images_per_second = sum(min(self.rows_per_step, rows) for rows in left) / seconds
-        return {
+        measured = {
             "train_runtime": seconds,
             "train_samples_per_second": images_per_second,
             "train_samples_per_second_per_device": images_per_second / self.ranks.count,
@@ -870,6 +912,7 @@ class Run:
             "data_wait_share": clock.wait_share,
             "peak_memory_mib": peak_memory_mib(self.device),
         }
+        self.log.add(self.progress.step, self.epoch, measured)
 
     def read_steps(self) -> list[tuple[float, float]]:
         """Loss and gradient norm of every step since the last entry; reading them waits for the device."""
@@ -961,8 +1004,8 @@ class Run:
         self.ranks.wait()
         if self.ranks.is_writer:
             self.save_model_files(self.output_dir)
-        best = self.progress.best_step
-        if self.config.load_best_model_at_end and best not in (None, self.progress.step):
+        best = self.ranks.decide(self._find_best)
+        if best is not None:
             self.model.load_state_dict(Segformer.from_pretrained(self.output_dir / f"checkpoint-{best}").state_dict())
             self.progress.step = best
             self.evaluate(log=False)
@@ -977,6 +1020,18 @@ class Run:
             if self.repository:
                 print(f"published as {publish_run(self.output_dir, self.repository)}")
         self.ranks.wait()  # all leave together
+
+    def _find_best(self) -> int | None:
+        """The step whose weights are to replace the last ones, if any."""
+        best = self.progress.best_step
+        if not self.config.load_best_model_at_end or best in (None, self.progress.step):
+            return None
+        try:
+            check_whole(self.output_dir / f"checkpoint-{best}")
+        except (ValueError, OSError) as error:
+            logger.warning("the last weights stay, for the best are damaged: %s", error)
+            return None
+        return best
 
     def write_results(self) -> None:
         """The scores as a file, the report once more with them, and the table of classes on the terminal."""
@@ -1030,34 +1085,42 @@ def train(config: TrainConfig) -> Path:
 
 
 def main() -> int:
-    """Run from the command line; a mistake in the settings or the data is one line, not a traceback."""
+    """Run from the command line; what ends a run is one line, not a traceback."""
     speak_plainly()
     config = parse_arguments()
     try:
         train(config)
-    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        from_worker = "Original Traceback" in str(error)  # then the last line is what went wrong
-        print(f"error: {lines[-1] if from_worker else ' '.join(lines)}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if is_lost_rank(error):  # torchrun, which has the last word, names it
-            print("error: another rank has ended; go on with --resume-from-checkpoint last", file=sys.stderr)
-        elif isinstance(error, torch.OutOfMemoryError):
-            said = str(error).partition(". ")[0]
-            print(f"error: {said}; lower --per-device-train-batch-size and accumulate instead", file=sys.stderr)
-        else:
-            raise
-        return 1
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signal
     except KeyboardInterrupt:
         print("interrupted; go on with --resume-from-checkpoint and the same --output-dir", file=sys.stderr)
         return 130
+    except Exception as error:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # workers that end from now on are no news
+        told = explain(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return 1
     finally:
         leave_ranks()
     return 0
+
+
+def explain(error: Exception) -> str | None:
+    """One line about a mistake in the settings or the data, or about what the machine lacks; None for our own."""
+    if is_lost_worker(error):
+        return explain_lost_worker(error)
+    if isinstance(error, ValueError | OSError | FloatingPointError | MemoryError):
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        from_worker = "Original Traceback" in str(error)  # then the last line is what went wrong
+        return lines[-1] if from_worker else " ".join(lines)
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{str(error).partition('. ')[0]}; lower --per-device-train-batch-size and accumulate instead"
+    if isinstance(error, RuntimeError) and is_lost_rank(error):  # torchrun, which has the last word, names it
+        return "another rank has ended; go on with --resume-from-checkpoint last"
+    return None
 
 
 if __name__ == "__main__":

@@ -123,21 +123,35 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--save", metavar="NAME", help="keep the rows as results/guide-NAME.json")
     options = parser.parse_args()
-    rows = []
+    card = measure.machine_card(torch.device(options.device)) | {"checkpoint": Path(options.checkpoint).name}
+    rows = saved_rows(options, card)
     for seed in options.seeds:
         ours, theirs = timed(our_run, options, seed), timed(trainer_run, options, seed)
-        row = {"seed": seed, "steps": options.steps, **ours}
+        row = {"seed": seed, "steps": options.steps, "commit": card["commit"], **ours}
         row |= {f"peer_{name}": value for name, value in theirs.items()}
         rows.append(row | {"ratio": theirs["minutes"] / ours["minutes"]})
+        rows.sort(key=lambda row: row["seed"])
         measure.print_rows(rows, _COLUMNS)
     means = {name: float(np.mean([row[name] for row in rows])) for name in _COLUMNS[1:]}
-    measure.report(
-        "guide",
-        measure.machine_card(torch.device(options.device)) | {"checkpoint": Path(options.checkpoint).name},
-        [*rows, {"seed": "mean", "steps": options.steps, **means}],
-        _COLUMNS,
-        options.save,
-    )
+    means["ratio"] = means["peer_minutes"] / means["minutes"]
+    measure.report("guide", card, [*rows, {"seed": "mean", "steps": options.steps, **means}], _COLUMNS, options.save)
+
+
+def saved_rows(options: argparse.Namespace, card: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of other seeds that were kept before, so that one can be run again, or added, at another time.
+
+    Only of as many steps, by the same versions and on the same machine; each row has its commit.
+    """
+    path = measure.RESULTS / f"guide-{options.save}.json"
+    if not path.exists():
+        return []
+    held = json.loads(path.read_text(encoding="utf-8"))
+    of_another_time = ("commit", "changed_since_commit", "date")
+    if any(held["machine"].get(name) != value for name, value in card.items() if name not in of_another_time):
+        raise SystemExit(f"{path} was measured on another machine or with other versions; --save another name")
+    return [
+        row for row in held["rows"] if row["seed"] not in ("mean", *options.seeds) and row["steps"] == options.steps
+    ]
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def threads(count: int | None) -> Iterator[None]:
 
 def run(options: argparse.Namespace, num_threads: int | None = None, **settings: Any) -> dict[str, Any]:
     """Losses step by step, the last mean IoU, and the bytes of the weights."""
+    torch.use_deterministic_algorithms(False)  # until a run asks for them
     with tempfile.TemporaryDirectory() as folder, threads(num_threads):
         config = configure(
             "guide",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -157,6 +156,12 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
     batch: dict[str, Any] = {}
     for name in samples[0]:
         values = [sample[name] for sample in samples]
+        if name in ("images", "labels") and len({value.shape for value in values}) > 1:
+            sizes = ", ".join(sorted({f"{value.shape[-1]} x {value.shape[-2]}" for value in values}))
+            raise ValueError(
+                f"{name} of {sizes} pixels do not fit in one batch; have them resized by --image-size, or take "
+                "one image in a forward pass"
+            )
         batch[name] = torch.stack(values) if name in ("images", "labels") else values
     return batch
 
@@ -189,25 +194,33 @@ class Loader:
             try:
                 batch = next(batches, None)
             except (RuntimeError, ConnectionError, EOFError) as error:
-                if not _tells_of_a_lost_worker(error):
+                if not (self._loader.num_workers and is_lost_worker(error)):
                     raise
-                with suppress(RuntimeError):  # or the others are missed when the interpreter ends, in a traceback
-                    cast(Any, batches)._shutdown_workers()
-                raise OSError(
-                    f"a process that prepares batches is gone ({str(error).rstrip('. ')}); if memory ran out, take "
-                    "fewer --dataloader-num-workers, then --resume-from-checkpoint"
-                ) from error
+                raise OSError(explain_lost_worker(error)) from error
             self.waited_seconds += time.perf_counter() - started
             if batch is None:
                 return
             yield batch
 
 
-def _tells_of_a_lost_worker(error: Exception) -> bool:
-    """Whether a worker has ended; what one raised itself, and lived on, comes with its traceback in the text."""
-    if isinstance(error, RuntimeError):
-        return str(error).startswith("DataLoader worker")
-    return "Original Traceback" not in str(error)  # it ended while it handed over a batch
+def is_lost_worker(error: Exception) -> bool:
+    """Whether an error says that a worker has ended, which torch may raise anywhere in the main thread.
+
+    What a worker raised itself, and lived on, comes with its traceback in the text.
+    """
+    text = str(error)
+    if isinstance(error, ConnectionError | EOFError):  # it ended while it handed over a batch
+        return "Original Traceback" not in text or "in pin memory thread" in text
+    return isinstance(error, RuntimeError) and text.startswith(("DataLoader worker", "Pin memory thread"))
+
+
+def explain_lost_worker(error: Exception) -> str:
+    """What to tell of it, and what to do."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+    return (
+        f"a process that prepares batches is gone ({reason}); if memory ran out, take fewer --dataloader-num-workers, "
+        "then --resume-from-checkpoint"
+    )
 
 
 def _leave_interrupts_to_the_run(_: int) -> None:

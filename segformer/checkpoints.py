@@ -76,12 +76,8 @@ def save_checkpoint(
 
 def find_checkpoints(output_dir: Path) -> dict[int, Path]:
     """The checkpoints of a run by their step, oldest first: the folders that hold all that one is made of."""
-    found = {}
-    for path in output_dir.glob("checkpoint-*"):
-        match = _CHECKPOINT.fullmatch(path.name)
-        if match and all((path / name).is_file() for name in _FILES):
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))
+    folders = _checkpoint_folders(output_dir)
+    return {step: path for step, path in folders.items() if all((path / name).is_file() for name in _FILES)}
 
 
 def rotate_checkpoints(output_dir: Path, limit: int | None, newest_step: int, best_step: int | None) -> None:
@@ -100,7 +96,7 @@ def newest_checkpoint(output_dir: Path) -> Path | None:
     None where there is no checkpoint; ValueError where all are damaged, rather than to start over.
     """
     problems = []
-    for path in reversed(find_checkpoints(output_dir).values()):
+    for path in reversed(_checkpoint_folders(output_dir).values()):
         try:
             check_whole(path)
             read_training_state(path)
@@ -118,25 +114,30 @@ def check_whole(checkpoint: Path) -> None:
     """Raise ValueError, naming the file, unless every file of a checkpoint is as it was written."""
     if not (checkpoint / STATE_NAME).is_file():
         raise FileNotFoundError(f"{checkpoint} is not a checkpoint of a run: it has no {STATE_NAME}")
-    sums = checkpoint / SUMS_NAME
-    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines() if sums.is_file() else []
+    for name in _FILES:
+        if not (checkpoint / name).is_file():
+            raise ValueError(f"{checkpoint / name} is missing; resume from another checkpoint")
+    lines = (checkpoint / SUMS_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
     expected = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in _FILES[:-1]:
-        path = checkpoint / name
-        if not path.is_file():
-            raise ValueError(f"{path} is missing; resume from another checkpoint")
-        if expected.get(name) != _sha256(path):
+        if expected.get(name) != _sha256(checkpoint / name):
             raise ValueError(
-                f"{path} is damaged: it is not what was written there, by {SUMS_NAME}; resume from another checkpoint"
+                f"{checkpoint / name} is damaged: it is not what was written there, by {SUMS_NAME}; resume from "
+                "another checkpoint"
             )
 
 
-def copy_checkpoint(checkpoint: Path, output_dir: Path) -> None:
-    """Copy a checkpoint to the folder of another run; it appears there whole or not at all."""
-    unfinished = output_dir / f"{_UNFINISHED}{checkpoint.name}"
+def copy_checkpoint(checkpoint: Path, output_dir: Path, step: int) -> None:
+    """Copy a checkpoint to the folder of another run, where it appears whole or not at all. ValueError if damaged."""
+    check_whole(checkpoint)
+    final = output_dir / f"checkpoint-{step}"
+    unfinished = output_dir / f"{_UNFINISHED}{final.name}"
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(checkpoint, unfinished)
-    unfinished.rename(output_dir / checkpoint.name)
+    for path in [*unfinished.iterdir(), unfinished]:
+        _flush(path)
+    unfinished.rename(final)
+    _flush(output_dir)
 
 
 def set_aside_later(output_dir: Path, step: int) -> None:
@@ -153,6 +154,12 @@ def remove_leftovers(output_dir: Path) -> None:
     """Delete what saves and rotations that were cut off have left."""
     for leftover in [*output_dir.glob(f"{_UNFINISHED}checkpoint-*"), *output_dir.glob(f"{_REMOVED}checkpoint-*")]:
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _checkpoint_folders(output_dir: Path) -> dict[int, Path]:
+    """The folders that are called like checkpoints, whatever they hold, by their step, oldest first."""
+    named = ((_CHECKPOINT.fullmatch(path.name), path) for path in output_dir.glob("checkpoint-*") if path.is_dir())
+    return dict(sorted((int(match[1]), path) for match, path in named if match))
 
 
 def _remove(checkpoint: Path) -> None:

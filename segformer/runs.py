@@ -91,10 +91,8 @@ def find_resumed(output_dir: str | None, resume_from: str | None, overwrite: boo
     if output_dir is None:
         raise ValueError("resume_from_checkpoint is 'last' but there is no output_dir to look in")
     newest = newest_checkpoint(Path(output_dir))
-    if newest is None:
-        if (Path(output_dir) / WEIGHTS_NAME).exists():
-            raise ValueError(f"{output_dir} holds a model but no checkpoint to go on from; name another --output-dir")
-        logger.warning("no checkpoint in %s: starting at step 0", output_dir)
+    if newest is None and (Path(output_dir) / WEIGHTS_NAME).exists():
+        raise ValueError(f"{output_dir} holds a model but no checkpoint to go on from; name another --output-dir")
     return newest
 
 
@@ -147,22 +145,28 @@ class RunLock:
 
 
 class Log:
-    """A run's history, one JSON object a line, with the keys of Trainer's log. What lies beyond ``last_step`` goes."""
+    """A run's history, one JSON object a line, with the keys of Trainer's log.
 
-    def __init__(self, folder: Path, last_step: int) -> None:
+    What lies beyond ``last_step`` goes, and unless ``last_step`` was ``evaluated`` an evaluation of it, too, for there
+    will be another.
+    """
+
+    def __init__(self, folder: Path, last_step: int, evaluated: bool = True) -> None:
         self.path = folder / LOG_NAME
         text = self.path.read_bytes().decode("utf-8", "replace") if self.path.exists() else ""
         lines = text.splitlines()
-        kept = [line for number, line in enumerate(lines, start=1) if self._step(line, number, lines) <= last_step]
+        kept = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+                step = float(entry["step"])
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+                if number == len(lines):  # a run that was killed while it wrote leaves half a line
+                    break
+                raise ValueError(f"line {number} of {self.path} is no log entry; mend or remove it") from error
+            if step < last_step or (step == last_step and (evaluated or "eval_loss" not in entry)):
+                kept.append(line)
         write_atomically(self.path, "".join(line + "\n" for line in kept))
-
-    def _step(self, line: str, number: int, lines: list[str]) -> float:
-        try:
-            return float(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            if number == len(lines):  # a run that was killed while it wrote leaves half a line
-                return math.inf
-            raise ValueError(f"line {number} of {self.path} is no log entry; mend or remove it") from error
 
     def add(self, step: int, epoch: float, entries: dict[str, Any]) -> None:
         """Append one entry. Raises OSError, naming the file, where there is no room for it."""

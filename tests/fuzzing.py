@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -60,7 +61,8 @@ def check_error(error: Exception, folder: Path | None) -> None:
     while cause is not None:
         place = traceback.extract_tb(cause.__traceback__)[-1].filename if cause.__traceback__ else ""
         untouched = place.endswith("_weights_only_unpickler.py")  # a file's read sets room aside, and fills none of it
-        starved = (isinstance(cause, MemoryError) and not untouched) or "allocate" in str(cause)
+        absurd = re.search(r"malloc of size (\d{14,}) failed", str(cause))  # refused at once, by any machine
+        starved = (isinstance(cause, MemoryError) and not untouched and not absurd) or "allocate" in str(cause)
         claim(not starved, f"more than {MOST_BYTES / 2**30:.0f} GiB of memory were asked for")
         cause = cause.__cause__ or cause.__context__
 

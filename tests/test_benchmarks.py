@@ -20,6 +20,8 @@ from benchmarks import peers, throughput
 from data.classes import ID2LABEL
 from segformer import VARIANTS, ImageProcessor, Segformer, fullres
 
+pytest.importorskip("transformers", reason="no transformers, which ours is measured against; pip install -e '.[test]'")
+
 FOLDER = Path(throughput.__file__).parent
 COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if "ArgumentParser" in path.read_text(encoding="utf-8"))
 PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")

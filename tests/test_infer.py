@@ -414,6 +414,14 @@ def test_masks_of_an_earlier_run_do_not_stay_behind(run: Run, photos: Path) -> N
     assert list(output.glob("b_mask_*"))
 
 
+def test_a_segments_file_of_endless_brackets_is_refused(run: Run, photos: Path) -> None:
+    random_photo().save(photos / "a.png")
+    _, output = run(photos)
+    (output / "segments.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match=r"segments.json is not one that infer.py wrote"):
+        run(photos)
+
+
 @pytest.mark.parametrize("name", ["../a_mask_001.png", "a.png", 7])
 def test_a_segments_file_that_names_other_files_as_masks_is_refused(run: Run, photos: Path, name: Any) -> None:
     random_photo().save(photos / "a.png")

@@ -19,6 +19,7 @@ SHIPPED = {path for path in SHIPPED if "__pycache__" not in path}
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both archives, made from a copy of the files that git knows."""
+    pytest.importorskip("build", reason="no build; pip install -e '.[test]'")
     source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],

@@ -778,3 +778,11 @@ def test_a_photo_of_24_megapixels_stays_within_2_gb(tmp_path: Path) -> None:
     seen, peak_kib = done.stdout.splitlines()
     assert seen.split()[0] == "True"
     assert int(peak_kib) * 1024 < 2e9  # of the whole process, libraries included
+
+
+@pytest.mark.parametrize("name", ["drawing.eps", "photo.jpg"])  # whatever it is called
+def test_a_program_that_draws_a_picture_is_not_run(name: str, segmenter: Segmenter, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "drawing", "EPS")
+    (tmp_path / "drawing").rename(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} is not a readable image: Pillow knows no format"):
+        segmenter.label_map(tmp_path / name)

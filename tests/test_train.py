@@ -221,6 +221,98 @@ def test_the_best_checkpoint_comes_along_to_another_folder(settings: dict[str, A
     assert best in find_checkpoints(resumed)
 
 
+def test_a_run_brought_to_another_folder_goes_on_there_before_it_has_saved(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    first = train(configure("guide", **settings))
+    moved = {**settings, "output_dir": str(tmp_path / "another")}
+    run = training.Run(configure("guide", **moved, resume_from_checkpoint=str(first / "checkpoint-3")))
+    run.release()  # as if it had been killed now
+    resumed = train(configure("guide", **moved, resume_from_checkpoint="last"))
+    assert _weights(resumed) == _weights(first)
+    assert _log(resumed)[0]["step"] == 4
+
+
+def test_a_damaged_best_checkpoint_does_not_replace_the_last_weights(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    scored = {"max_steps": 6, "eval_steps": 1, "save_steps": 1, "save_total_limit": None, "learning_rate": 0.5}
+    best_kept = {**settings, **scored, "load_best_model_at_end": True, "lr_scheduler_type": "constant"}
+    run = training.Run(configure("guide", **best_kept))
+    run.train()
+    best = run.output_dir / f"checkpoint-{run.progress.best_step}"
+    assert run.progress.best_step != 6
+    content = bytearray((best / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (best / "model.safetensors").write_bytes(content)
+    run.finish()
+    run.release()
+    assert _weights(run.output_dir) == _weights(run.output_dir / "checkpoint-6")
+    assert f"{best}/model.safetensors is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("found", [None, "checkpoint-3"])
+def test_a_run_that_ends_while_another_starts_is_not_lost(settings: dict[str, Any], found: str | None) -> None:
+    """A run looks for what to go on from before it has the right to the folder, and again when it has it."""
+    folder = Path(settings["output_dir"])
+    build_samples = training.build_samples
+
+    def build_while_another_ends(*arguments: Any) -> Any:
+        if found is None:
+            train(configure("guide", **{**settings, "max_steps": 3}))
+        else:
+            shutil.move(folder / "hidden", folder / "checkpoint-6")
+        return build_samples(*arguments)
+
+    if found is not None:
+        train(configure("guide", **settings))
+        shutil.move(folder / "checkpoint-6", folder / "hidden")
+    with pytest.MonkeyPatch.context() as patch:
+        second = configure("guide", **settings, resume_from_checkpoint="last")
+        patch.setattr(training, "build_samples", lambda *words: patch.undo() or build_while_another_ends(*words))
+        with pytest.raises(ValueError, match=r"another run has written to .* meanwhile; start again"):
+            train(second)
+    assert (folder / f"checkpoint-{3 if found is None else 6}/model.safetensors").exists()
+
+
+def test_an_evaluation_of_the_step_that_is_gone_on_from_is_logged_once(settings: dict[str, Any]) -> None:
+    whole = _timeless(train(configure("guide", **settings)))
+    folder = Path(settings["output_dir"])
+    state = read_training_state(folder / "checkpoint-6")
+    cut_off = {**state, "progress": {**state["progress"], "evaluated_step": 3}}  # after its evaluation was logged
+
+    def save_model_files(unfinished: Path) -> None:
+        for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
+            shutil.copy(folder / "checkpoint-6" / name, unfinished)
+
+    save_checkpoint(folder, 6, save_model_files, cut_off)
+    entries = [line for line in (folder / "log.jsonl").read_text().splitlines() if "train_runtime" not in line]
+    (folder / "log.jsonl").write_text("\n".join(entries) + "\n")
+    assert _timeless(train(configure("guide", **settings, resume_from_checkpoint="last"))) == whole
+
+
+def test_a_processor_that_does_not_resize_takes_photos_of_one_size(
+    settings: dict[str, Any], small_checkpoint: Path, tmp_path: Path
+) -> None:
+    as_it_is = tmp_path / "as-it-is"
+    shutil.copytree(small_checkpoint, as_it_is)
+    ImageProcessor(do_resize=False).save_pretrained(as_it_is)
+    with pytest.raises(ValueError, match=r"images of .* pixels do not fit in one batch; have them resized"):
+        train(configure("guide", **{**settings, "checkpoint": str(as_it_is)}))
+    overwriting = {"checkpoint": str(as_it_is), "overwrite_output_dir": True, "image_size": 32}
+    assert ImageProcessor.from_pretrained(train(configure("guide", **{**settings, **overwriting}))).do_resize
+
+
+def test_shards_that_a_glob_finds_in_the_output_folder_are_not_deleted(settings: dict[str, Any]) -> None:
+    folder = Path(settings["output_dir"])
+    shutil.copytree(settings["dataset"], folder / "shards")
+    (folder / "log.jsonl").write_text("")
+    inside = {"dataset": f"{folder}/shards/**/*.parquet", "overwrite_output_dir": True}
+    with pytest.raises(ValueError, match="lies in the output folder, which is emptied"):
+        train(configure("guide", **{**settings, **inside}))
+    assert list(folder.rglob("*.parquet"))
+
+
 def test_the_closing_entry_is_logged_before_the_last_checkpoint(settings: dict[str, Any]) -> None:
     run = training.Run(configure("guide", **settings))
     run.train()  # and not finished, as if it had been killed now
@@ -251,6 +343,7 @@ def test_a_flipped_bit_is_noticed_when_a_run_goes_on(settings: dict[str, Any], n
         {"unlogged": [1, 2]},
         {"unlogged": [("a", "b")]},
         {"config": {"seed": "42"}},
+        {"rows": {"count": torch.ones(2)}},
     ],
     ids=str,
 )
@@ -263,7 +356,9 @@ def test_a_state_that_does_not_fit_is_refused_in_words(settings: dict[str, Any],
             shutil.copy(folder / name, unfinished)
 
     strange = save_checkpoint(folder, 7, save_model_files, {**state, **change})
-    with pytest.raises(ValueError, match=r"state.pt (does not fit this run|is not the state of)|with seed '42'"):
+    with pytest.raises(
+        ValueError, match=r"state.pt (does not fit this run|is not the state of)|with seed '42'|was trained on tensor"
+    ):
         train(configure("guide", **settings, resume_from_checkpoint=str(strange)))
 
 
