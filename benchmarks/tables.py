@@ -75,6 +75,8 @@ def _cell(column: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
+        if column.endswith("mean_iou"):
+            return f"{value:.3f}"
         if 0 < abs(value) < 0.1:
             return f"{value:.2g}"
         return f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"

@@ -3,7 +3,7 @@
     python docs/gallery.py                  trains the toy recipe first, a few minutes
     python docs/gallery.py --run runs/toy-1
 
-Writes samples.png, overlay.png, page.png and report.png beside this file. The last two are seen through Chromium, which
+Writes samples.png, page.png and report.png beside this file. The last two are seen through Chromium, which
 playwright drives (pip install playwright, apt-get install chromium).
 """
 
@@ -24,7 +24,6 @@ sys.path.insert(0, str(ROOT))
 from data.toy import toy_rows  # noqa: E402
 
 PHOTOS = 12
-SHOWN = "toy_validation_00000005"  # whose overlay stands in the README
 WINDOW = {"width": 1280, "height": 860}
 
 
@@ -66,12 +65,11 @@ def main() -> None:
         if options.run is None:
             run("train.py", "--output-dir", trained)
         write_scenes(folder / "scenes")
-        made, page = folder / "predictions", folder / "page.html"
+        page = folder / "page.html"
         photos, annotations = folder / "scenes/images", folder / "scenes/annotations"
-        looks = ["--checkpoint", trained.resolve(), "--output-dir", made, "--html", page, "--annotations", annotations]
-        run("infer.py", photos, *looks, "--scores")
+        looks = ["--checkpoint", trained.resolve(), "--html", page, "--annotations", annotations]
+        run("infer.py", photos, "--output-dir", folder / "predictions", *looks, "--scores")
         shutil.copy(trained / "samples.png", DOCS / "samples.png")
-        shutil.copy(made / f"{SHOWN}_overlay.png", DOCS / "overlay.png")
         photograph(page, DOCS / "page.png")
         photograph(trained / "report.html", DOCS / "report.png")
 
