@@ -153,8 +153,10 @@ def test_100_kills_lose_nothing(real_shards: Path, encoder_checkpoint: Path, tmp
     while sum(killed.values()) < 100:
         process = start([*words, "--output-dir", str(folder), *go_on])
         moment = chance.choice(list(killed))
-        seen = len(log_of(folder))
-        wait_until(process, lambda seen=seen: len(log_of(folder)) not in (0, seen))
+        saved = max(find_checkpoints(folder), default=0)
+        wait_until(
+            process, lambda saved=saved: max((entry["step"] for entry in log_of(folder)[-1:]), default=0) > saved
+        )
         if moment == "saving":
             wait_until(process, lambda: bool(list(folder.glob("unfinished-*")) + list(folder.glob("removed-*"))))
         elif moment == "at any time":
