@@ -150,19 +150,28 @@ def test_100_kills_lose_nothing(real_shards: Path, encoder_checkpoint: Path, tmp
     folder, chance = tmp_path / "killed", random.Random(0)
     killed = dict.fromkeys(("saving", "after a log entry", "at any time"), 0)
     go_on: list[str] = []
+
+    def went_on(before: Any, saved: int) -> bool:
+        """Whether the process has replaced the log of the one before it, and gone beyond its last checkpoint."""
+        path = folder / "log.jsonl"
+        is_new = path.exists() and not (before and os.path.samestat(os.fstat(before.fileno()), path.stat()))
+        return is_new and any(entry["step"] > saved for entry in log_of(folder)[-1:])
+
     while sum(killed.values()) < 100:
+        log = folder / "log.jsonl"
+        before = log.open("rb") if log.exists() else None  # open, so that no file after it gets its number
+        saved = max(find_checkpoints(folder), default=0)
         process = start([*words, "--output-dir", str(folder), *go_on])
         moment = chance.choice(list(killed))
-        saved = max(find_checkpoints(folder), default=0)
-        wait_until(
-            process, lambda saved=saved: max((entry["step"] for entry in log_of(folder)[-1:]), default=0) > saved
-        )
+        wait_until(process, lambda before=before, saved=saved: went_on(before, saved))
         if moment == "saving":
             wait_until(process, lambda: bool(list(folder.glob("unfinished-*")) + list(folder.glob("removed-*"))))
         elif moment == "at any time":
             time.sleep(chance.uniform(0, 0.4))
         process.kill()
         process.communicate()
+        if before:
+            before.close()
         assert process.returncode == -signal.SIGKILL, "the run ended before it was killed often enough"
         killed[moment] += 1
         for checkpoint in find_checkpoints(folder).values():
