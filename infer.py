@@ -37,14 +37,12 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segformer import Segmenter
-from segformer.config import CONFIG_NAME
-from segformer.files import write_atomically
-from segformer.hub import WEIGHTS_NAME
-from segformer.photo_page import PagePhoto, PhotoPage
+from segformer.console import speak_plainly
+from segformer.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_atomically
+from segformer.pages.photo_page import PagePhoto, PhotoPage
 from segformer.photos import open_photo
 from segformer.pictures import class_shares, label_map_picture, overlay, palette, with_legend
-from segformer.processor import PROCESSOR_NAME, ImageProcessor
-from segformer.runs import speak_plainly
+from segformer.processor import ImageProcessor
 from segformer.segmenter import Prediction
 from segformer.views import Views
 

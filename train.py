@@ -33,6 +33,9 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from data import SceneParse150, train_test_split
+from data.augmentation.jitter import ColorJitter, mix
+from data.augmentation.on_device import AugmentOnDevice
+from data.augmentation.paper import PAPER_SCALE, PaperAugmentation
 from data.batches import (
     KeepRatio,
     Loader,
@@ -47,13 +50,18 @@ from data.batches import (
 )
 from data.classes import ID2LABEL, IGNORE_INDEX
 from data.labels import LabelRule, read_label_names
-from data.on_device import AugmentOnDevice
 from data.order import NO_ROW, Place, StepSampler
-from data.paper import PAPER_SCALE, PaperAugmentation
-from data.transforms import ColorJitter, mix
+from data.sources.hub import HubSource
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
-from segformer.card import write_card
-from segformer.checkpoints import (
+from segformer.config import variant_of
+from segformer.console import speak_plainly
+from segformer.files import write_atomically
+from segformer.pages.record import RESULTS_NAME, RunDescription, class_table
+from segformer.pages.report import REPORT_NAME, build_report
+from segformer.pages.samples import Shown, save_shown
+from segformer.pictures import palette
+from segformer.segmenter import choose_device, processor_of
+from segformer.training.checkpoints import (
     STATE_NAME,
     check_whole,
     copy_checkpoint,
@@ -64,12 +72,10 @@ from segformer.checkpoints import (
     save_checkpoint,
     set_aside_later,
 )
-from segformer.config import variant_of
-from segformer.files import write_atomically
-from segformer.interrupts import Interrupted, StopRequest
-from segformer.pictures import palette
-from segformer.publish import check_login, full_id, publish_run, shareable
-from segformer.ranks import (
+from segformer.training.history import Clock, Log, peak_memory_mib, without_nan
+from segformer.training.interrupts import Interrupted, StopRequest
+from segformer.training.output import RunLock, claim_output_dir, empty_output_dir
+from segformer.training.ranks import (
     ALONE,
     Ranks,
     compute_deterministically,
@@ -80,23 +86,19 @@ from segformer.ranks import (
     sum_over_ranks,
     take_writers_buffers,
 )
-from segformer.record import RESULTS_NAME, RunDescription, class_table
-from segformer.report import REPORT_NAME, build_report
-from segformer.runs import (
-    Clock,
-    Log,
-    RunLock,
-    claim_output_dir,
-    empty_output_dir,
-    find_resumed,
-    peak_memory_mib,
-    speak_plainly,
-    without_nan,
+from segformer.training.resume import find_resumed
+from segformer.training.settings import (
+    FlagParser,
+    add_flags,
+    changeable,
+    check_resumable,
+    check_settings,
+    per_start,
+    setting,
 )
-from segformer.samples import Shown, save_shown
-from segformer.segmenter import choose_device, processor_of
-from segformer.settings import FlagParser, add_flags, changeable, check_resumable, check_settings, per_start, setting
 from segformer.views import mirrored_logits
+from segformer.weights.card import write_card
+from segformer.weights.publish import check_login, full_id, publish_run, shareable
 
 logger = logging.getLogger("train")
 
@@ -1015,8 +1017,16 @@ class Run:
             self.evaluate(log=False)
         if self.ranks.is_writer:
             self.write_results()
-            num_labels, settings = self.model.config.num_labels, asdict(self.config)
-            write_card(self.output_dir, num_labels, self.parameters, self.results, settings, self.repository)
+            write_card(
+                self.output_dir,
+                self.model.config.num_labels,
+                self.parameters,
+                self.results,
+                asdict(self.config),
+                image_size=self.processor.size,
+                dataset=HubSource.parse(self.config.dataset),
+                repository=self.repository,
+            )
             if self.repository:
                 print(f"published as {publish_run(self.output_dir, self.repository)}")
         self.ranks.wait()  # all leave together

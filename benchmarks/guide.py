@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import measure, peers
 from data.classes import ID2LABEL
-from data.sources import open_rows
+from data.sources.choice import open_rows
 from segformer import ImageProcessor
 from train import configure, train
 

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from benchmarks import measure, peers
 from data import SceneParse150
+from data.augmentation.jitter import ColorJitter, mix, sample_generator
 from data.batches import Resized, Samples, Unprocessed
-from data.sources import open_rows
-from data.transforms import ColorJitter, mix, sample_generator
+from data.sources.choice import open_rows
 from segformer import ImageProcessor
 from train import build_loader, configure
 

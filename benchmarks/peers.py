@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segformer import ImageProcessor, Segformer
 from segformer.config import variant_of
-from segformer.dialects import to_ours
+from segformer.weights.dialects import to_ours
 
 
 class Peer(Protocol):

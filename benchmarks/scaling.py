@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks import measure
 from data.classes import ID2LABEL
 from segformer import VARIANTS, Segformer
-from segformer.ranks import distribute, join_ranks, leave_ranks
+from segformer.training.ranks import distribute, join_ranks, leave_ranks
 from train import TrainConfig, build_optimizer, train_step
 
 _COLUMNS = ["variant", "size", "batch_size", "amp", "ranks", "images_per_second_per_device", "alone", "efficiency"]

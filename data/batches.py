@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from data.augmentation.jitter import ColorJitter, sample_generator
+from data.augmentation.paper import PAPER_SCALE, PaperAugmentation, evaluation_size, pad_to
 from data.classes import IGNORE_INDEX
 from data.order import NO_ROW, Place
-from data.paper import PAPER_SCALE, PaperAugmentation, evaluation_size, pad_to
 from data.sceneparse import SceneParse150
-from data.transforms import ColorJitter, sample_generator
 
 Process = Callable[[Image.Image, Image.Image], tuple[Tensor, Tensor | None]]
 Sample = dict[str, Any]

@@ -23,11 +23,11 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from data.cache import FULL
 from data.classes import IGNORE_INDEX, NUM_LABELS
 from data.decoding import decode_pair
 from data.labels import LabelRule, read_text
-from data.shards import write_shard
+from data.sources.cache import FULL
+from data.sources.shards import write_shard
 from data.splits import SPLIT_NAMES
 
 ROWS_PER_SHARD = 10_000

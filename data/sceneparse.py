@@ -14,8 +14,8 @@ from torch.utils.data import Dataset, Subset
 
 from data.decoding import decode_pair
 from data.labels import SCENE_PARSE_LABELS, LabelRule
-from data.shards import Rows
-from data.sources import open_rows
+from data.sources.choice import open_rows
+from data.sources.shards import Rows
 from data.splits import SplitPart, parse_split
 
 Pair = tuple[Image.Image, Image.Image | None]
@@ -25,8 +25,8 @@ class SceneParse150(Dataset[Pair]):
     """Photos with their label maps, decoded when asked for.
 
     ``source`` is a folder of parquet shards (laid out like the Hub's, or flat), a glob of shards, a folder with images/
-    and annotations/, "scene_parse_150" or another dataset on the Hub ("owner/name", see data/hub.py), or "toy" for
-    generated scenes. ``split`` is an expression as in ``datasets``: "train", "train[:50]", "validation[10%:]",
+    and annotations/, "scene_parse_150" or another dataset on the Hub ("owner/name", see data/sources/hub.py), or "toy"
+    for generated scenes. ``split`` is an expression as in ``datasets``: "train", "train[:50]", "validation[10%:]",
     "train+validation". Of shards on the Hub only what the split needs is fetched.
 
     An item is (image, label_map): PIL RGB, upright, and PIL L at the same size with raw values as ``label_rule`` has

@@ -21,7 +21,7 @@ from playwright.sync_api import sync_playwright
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
-from data.toy import toy_rows  # noqa: E402
+from data.toy.scenes import toy_rows  # noqa: E402
 
 PHOTOS = 12
 WINDOW = {"width": 1280, "height": 860}

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-CONFIG_NAME = "config.json"
 _MOST = 4096  # of any size; beyond what a model may have, so that no config.json asks for all memory or time there is
 _MOST_LABELS = 2**16
 _MOST_BLOCKS = 256  # of a stage

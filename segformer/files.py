@@ -1,8 +1,15 @@
-"""Files that are read while they are written: whole, as they were or as they become."""
+"""The files of a model and of a run: what they are called, written at once, and read without trusting them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import torch
+from torch import Tensor
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+PROCESSOR_NAME = "preprocessor_config.json"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -18,3 +25,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is a tensor of numbers, all of which are in the file."""
+    return (
+        isinstance(value, Tensor)
+        and (value.layout, value.device.type) == (torch.strided, "cpu")
+        and not value.is_quantized
+        and value.untyped_storage().nbytes() >= value.nbytes
+    )

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segformer import pretrained
 from segformer.config import SegformerConfig
 from segformer.decoder import AllMLPDecoder
 from segformer.encoder import MixTransformer
-from segformer.publish import upload_folder
+from segformer.weights import pretrained
+from segformer.weights.publish import upload_folder
 
 
 class Segformer(nn.Module):
@@ -71,7 +71,7 @@ class Segformer(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``, under the names that every transformers release reads."""
-        pretrained.save_model(self, Path(folder))
+        pretrained.save_model(self, self.config, Path(folder))
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | bool | None = None) -> str:
         """Upload ``config.json`` and ``model.safetensors`` to a repository of the Hub, made if need be; its address.

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from segformer.files import write_atomically
-from segformer.hub import ModelFiles
+from segformer.files import PROCESSOR_NAME, write_atomically
 from segformer.photos import to_rgb
+from segformer.weights.hub import ModelFiles
 
-PROCESSOR_NAME = "preprocessor_config.json"
 _MOST_PIXELS = 2**26  # that a photo is resized to: 8192 x 8192
 
 

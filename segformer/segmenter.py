@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from segformer import fullres
+from segformer.files import PROCESSOR_NAME
 from segformer.model import Segformer
 from segformer.photos import Photo, as_photo
-from segformer.processor import PROCESSOR_NAME, ImageProcessor
+from segformer.processor import ImageProcessor
 from segformer.views import Box, SlidingLogits, Views, mirrored_logits
 
 Logits = Tensor | fullres.LogitRows

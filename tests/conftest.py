@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from data.classes import ID2LABEL
-from data.shards import write_shard
+from data.sources.shards import write_shard
 from segformer import ImageProcessor, Segformer, SegformerConfig
 
 

@@ -45,13 +45,13 @@ from run_folders import CLASS_NAMES, write_log, write_run
 import train as training
 from data import SceneParse150
 from data.labels import LabelRule, read_label_names
-from data.prepared import PreparedRows, write_rows
-from data.shards import write_shard
-from data.sources import open_rows
+from data.sources.choice import open_rows
+from data.sources.prepared import PreparedRows, write_rows
+from data.sources.shards import write_shard
 from segformer import ImageProcessor, Segformer, SegformerConfig, Segmenter
-from segformer.checkpoints import newest_checkpoint, read_training_state
-from segformer.report import build_report
-from segformer.runs import Log
+from segformer.pages.report import build_report
+from segformer.training.checkpoints import newest_checkpoint, read_training_state
+from segformer.training.history import Log
 
 _TAME = 1e6  # a weight beyond this may overflow, as damaged exponents do; what is below must give numbers
 

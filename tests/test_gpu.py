@@ -30,7 +30,7 @@ from torch import Tensor
 import train as training
 from benchmarks import measure, throughput
 from segformer import Segformer, SegformerConfig, fullres
-from segformer.ranks import Ranks, distribute
+from segformer.training.ranks import Ranks, distribute
 from train import StepResult, TrainConfig, build_optimizer, configure, train, train_step
 
 pytestmark = pytest.mark.gpu

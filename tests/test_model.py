@@ -15,9 +15,10 @@ from libraries import transformers
 from PIL import Image
 from torch import Tensor, nn
 
-from segformer import VARIANTS, ImageProcessor, Segformer, SegformerConfig, dialects
+from segformer import VARIANTS, ImageProcessor, Segformer, SegformerConfig
 from segformer.decoder import AllMLPDecoder
 from segformer.encoder import DropPath, EfficientSelfAttention, MixFFN
+from segformer.weights import dialects
 
 
 class Pair(NamedTuple):

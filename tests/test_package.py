@@ -56,8 +56,8 @@ def test_the_archive_of_the_sources_holds_what_the_wheel_is_made_of(built: Path)
 def test_the_wheel_makes_a_page_far_from_the_sources(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import segformer, segformer.page\n"
-        "from segformer.page import asset\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import segformer, segformer.pages.page\n"
+        "from segformer.pages.page import asset\n"
         "assert segformer.__file__.startswith(sys.argv[1]), segformer.__file__\n"
         "print(all(asset(name) for name in ('page.css', 'page.js', 'report.html', 'photos.html')))"
     )

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from data import SceneParse150
+from data.augmentation.paper import evaluation_size
 from data.classes import ID2LABEL
-from data.paper import evaluation_size
 from segformer import ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, Segmenter, fullres
 from segformer.views import SlidingLogits, Views, window_starts
 

@@ -1,0 +1,217 @@
+"""The parquet shards of SceneParse150, as the Hub has them: what one must hold, how to read a row, how to write one.
+
+A row is ``image`` and ``annotation``, each the encoded bytes of a file and its name, and ``scene_category``. The schema
+metadata that ``datasets`` reads rides along, so what is written here opens there with its features.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.sources.prepared import PreparedRows, prepare, version_of
+
+COLUMNS = ("image", "annotation", "scene_category")
+# What pyarrow raises for damaged files; the last two for rows that a footer promises, and for paths that are no text.
+DAMAGE = (OSError, pa.ArrowException, IndexError, UnicodeDecodeError)
+_FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_ROWS_PER_GROUP = 100  # as on the Hub
+_GROUP_BYTES = 2**28
+_CACHED_GROUPS, _CACHED_BYTES = 8, 2**26  # what a process keeps of a shard, on the Hub about 5 MB a group
+_MOST_GROUP_BYTES = 2**31
+
+
+class Rows(Protocol):
+    """Rows as every kind of source gives them: a shard on disk or on the Hub, a prepared one, a folder of files."""
+
+    num_rows: int
+    scene_categories: list[str]
+
+    def ready(self, rows: Collection[int]) -> Rows:
+        """The same source, brought where each of these rows can be read at once and in any order."""
+
+    def row(self, row: int) -> dict[str, Any]:
+        """``image`` and ``annotation``, each None or {"bytes", "path"}, and ``scene_category``."""
+
+    def where(self, row: int) -> str:
+        """Row and file, for messages."""
+
+
+class Shard:
+    """One parquet file, opened by each process for itself, with its latest row groups kept in memory.
+
+    Raises ValueError, naming the file, for one that is no parquet file, lacks a column, or breaks off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise FileNotFoundError(f"no shard {path}; it may have been moved since it was found")
+        self._version = version_of(path)
+        self._process = os.getpid()
+        self._file: pq.ParquetFile | None = None
+        self._groups: OrderedDict[int, pa.Table] = OrderedDict()
+        metadata = self._open().metadata
+        self.groups = RowGroups(metadata, str(path))
+        self.num_rows: int = metadata.num_rows
+        self.scene_categories = self.groups.scene_categories
+
+    def ready(self, rows: Collection[int]) -> Rows:
+        """Itself while the rows' groups are few and light; beyond that a copy on disk that gives single rows.
+
+        A shard gives nothing smaller than a row group, so rows in random order would cost a hundred times their size.
+        """
+        wanted = self.groups.of(rows)
+        if len(wanted) <= _CACHED_GROUPS and sum(self.groups.bytes[group] for group in wanted) <= _CACHED_BYTES:
+            return self
+        parts = (self._read(group) for group in range(len(self.groups.ends)))
+        copy = prepare(self.path, self._version, parts, len(self.groups.ends), sum(self.groups.bytes))
+        return PreparedRows(copy, str(self.path), self.scene_categories)
+
+    def row(self, row: int) -> dict[str, Any]:
+        """The columns of one row; its row group is read unless it was read lately."""
+        if self._process != os.getpid():
+            # A forked worker must not share the file handle of its parent.
+            self._process, self._file, self._groups = os.getpid(), None, OrderedDict()
+        group, place = self.groups.place(row)
+        if group not in self._groups:
+            self._groups[group] = self._read(group)
+            if len(self._groups) > _CACHED_GROUPS:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(group)
+        try:
+            values: dict[str, Any] = self._groups[group].slice(place, 1).to_pylist()[0]
+        except DAMAGE as error:
+            raise damaged(f"{self.where(row)} is not there or no file", error) from error
+        return values
+
+    def where(self, row: int) -> str:
+        """Row and file, for messages."""
+        return f"row {row} in {self.path}"
+
+    def _read(self, group: int) -> pa.Table:
+        try:
+            table = self._open().read_row_group(group, columns=self.groups.columns)
+            table.validate(full=True)  # paths that are no text, above all
+            return table
+        except DAMAGE as error:
+            raise damaged(f"{self.path} breaks off or is damaged in row group {group}", error) from error
+
+    def _open(self) -> pq.ParquetFile:
+        if self._file is None:
+            if not self.path.is_file():
+                raise FileNotFoundError(f"{self.path} is gone; it was there when it was opened first")
+            if version_of(self.path) != self._version:
+                raise ValueError(f"{self.path} has changed since it was opened; start again")
+            try:
+                self._file = pq.ParquetFile(self.path)
+            except DAMAGE as error:
+                raise damaged(f"{self.path} is not a whole parquet file", error) from error
+        return self._file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None, "_groups": OrderedDict()}
+
+
+def damaged(what: str, error: Exception) -> Exception:
+    """What to raise for what pyarrow raised: a ValueError that says what is damaged, or the system's own complaint."""
+    if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
+        return error
+    return ValueError(f"{what}: {error}; fetch or write it again")
+
+
+class RowGroups:
+    """What the footer of a shard tells: where its row groups end, what they weigh, and whether it is a shard at all."""
+
+    def __init__(self, metadata: pq.FileMetaData, name: str) -> None:
+        try:
+            schema = metadata.schema.to_arrow_schema()
+        except DAMAGE as error:
+            raise damaged(f"{name} has a damaged schema", error) from error
+        for column in COLUMNS[:2]:
+            if schema.names.count(column) != 1 or not _holds_files(schema.field(column).type):
+                raise ValueError(
+                    f"{name} has the columns {', '.join(schema.names)}; "
+                    "a shard needs image and annotation, each a struct of bytes and path"
+                )
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        self.ends = list(accumulate(group.num_rows for group in groups))
+        self.bytes = [int(group.total_byte_size) for group in groups]
+        if min([group.num_rows for group in groups], default=0) < 0 or metadata.num_rows != sum(
+            group.num_rows for group in groups
+        ):
+            raise ValueError(f"{name} has {metadata.num_rows} rows by its footer, but others by its row groups")
+        if max(self.bytes, default=0) > _MOST_GROUP_BYTES:
+            raise ValueError(
+                f"{name} has a row group of {max(self.bytes)} bytes; write it with groups below {_MOST_GROUP_BYTES}"
+            )
+        self.columns = list(COLUMNS[:2])
+        if schema.names.count(COLUMNS[2]) == 1 and pa.types.is_integer(schema.field(COLUMNS[2]).type):
+            self.columns.append(COLUMNS[2])
+        self.scene_categories = _scene_categories(schema)
+
+    def place(self, row: int) -> tuple[int, int]:
+        """The row group that a row lies in, and its place in there."""
+        group = bisect_right(self.ends, row)
+        return group, row - (self.ends[group - 1] if group else 0)
+
+    def of(self, rows: Collection[int]) -> list[int]:
+        """The row groups that hold these rows, in order."""
+        return sorted({self.place(row)[0] for row in rows})
+
+
+def write_shard(path: Path, rows: Iterable[dict[str, Any]], scene_categories: Sequence[str]) -> None:
+    """Write rows to one parquet file, a row group at a time; image bytes stay as they are, compressed already.
+
+    A row group has 100 rows, as on the Hub, or fewer of heavy ones: beyond 2 GiB it could not be read.
+    """
+    features = {
+        "image": {"_type": "Image"},
+        "annotation": {"_type": "Image"},
+        "scene_category": {"names": list(scene_categories), "_type": "ClassLabel"},
+    }
+    columns = [("image", _FILE), ("annotation", _FILE), ("scene_category", pa.int64())]
+    schema = pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
+        for group in _row_groups(rows):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    weight = 0
+    for row in rows:
+        group.append(row)
+        weight += sum(len((row[column] or {}).get("bytes") or b"") for column in COLUMNS[:2])
+        if len(group) == _ROWS_PER_GROUP or weight >= _GROUP_BYTES:
+            yield group
+            group, weight = [], 0
+    if group:
+        yield group
+
+
+def _holds_files(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0 or kind.get_field_index("path") < 0:
+        return False
+    encoded, path = kind.field("bytes").type, kind.field("path").type
+    holds_bytes = pa.types.is_binary(encoded) or pa.types.is_large_binary(encoded)
+    return holds_bytes and (pa.types.is_string(path) or pa.types.is_large_string(path) or pa.types.is_null(path))
+
+
+def _scene_categories(schema: pa.Schema) -> list[str]:
+    """The names behind the ``scene_category`` numbers, as far as the metadata has them."""
+    try:
+        entries = json.loads((schema.metadata or {})[b"huggingface"])
+        return [str(name) for name in entries["info"]["features"]["scene_category"]["names"]]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return []

@@ -1,0 +1,366 @@
+"""The report of a training run: one page, made from what lies in the run's folder and nothing else.
+
+    python -m segformer.pages.report runs/toy-1
+
+writes ``report.html`` there, at any time: while the run goes on, when it has ended, or when it was broken off. The same
+files give the same page, byte for byte; a piece that is missing or half written leaves its place empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segformer.files import write_atomically
+from segformer.pages.curves import NO_NUMBER, Chart, Series, as_number, draw, noisy, readings, series_of
+from segformer.pages.page import (
+    Html,
+    asset,
+    colour_code,
+    distinct,
+    joined,
+    label_map_uri,
+    photo_uri,
+    png_uri,
+    render_page,
+    swatch,
+)
+from segformer.pages.record import RunRecord, facts, headline, numbers_of, percent_text, score_text
+from segformer.pages.samples import NO_CLASS, ReportSample
+from segformer.pictures import palette
+from segformer.training.history import LOG_NAME
+
+REPORT_NAME = "report.html"
+_MOST_TABLE_ROWS = 200
+_MOST_KEYS = 12  # classes named under a sample
+_MARKS = bytes((0, 0, 0, 217, 72, 34, 128, 128, 128))  # right, wrong, nothing labelled
+_MARKS_OPACITY = bytes((0, 255, 110))
+
+
+def build_report(output_dir: Path) -> Path:
+    """Write the report of a run from the files in its folder, replacing the one before at once; return its path."""
+    path = output_dir / REPORT_NAME
+    write_atomically(path, render_report(RunRecord.load(output_dir)))
+    return path
+
+
+def render_report(record: RunRecord) -> Html:
+    """The page that tells a run."""
+    colours, charts = distinct(palette(len(record.class_names))), charts_of(record.history)
+    steps = sorted({step for sample in record.samples for step in sample.predictions})
+    scored_step = record.results.get("step")
+    shown = steps.index(scored_step) if scored_step in steps else len(steps) - 1
+    body = asset("report.html").fill(
+        title=record.title,
+        headline=joined(_HEADLINE.fill(name=name, value=value) for name, value in headline(record).items()),
+        facts=joined(_FACT.fill(name=name, value=value) for name, value in facts(record).items()),
+        charts=_charts(charts, record.last_step),
+        evaluations=_evaluations(record.evaluations),
+        samples=_samples(record.samples, steps, shown, record.class_names, colours),
+        classes=_classes(record.results, record.class_names, colours),
+        settings=_settings(record.about.settings),
+    )
+    data = {
+        "lastStep": record.last_step,
+        "charts": {chart.key: readings(chart) for chart in charts},
+        "sampleSteps": steps,
+        "shown": shown,
+        "classes": {colour_code(colours[k]): name for k, name in enumerate(record.class_names)},
+    }
+    return render_page(f"{record.title}: training report", body, ["report.css"], "report.js", data)
+
+
+_HEADLINE = Html("<div><dd>{value}</dd><dt>{name}</dt></div>")
+_FACT = Html("<div><dt>{name}</dt><dd>{value}</dd></div>")
+_NOTHING = Html('<p class="nothing">{text}</p>')
+_CELL = Html("<td>{text}</td>")
+_ROW = Html('<tr><th scope="row">{head}</th>{cells}</tr>')
+
+
+def _nothing(text: str) -> Html:
+    return _NOTHING.fill(text=text)
+
+
+_CHARTS = Html("""<p class="hint" hidden>Point at a curve, touch it, or use arrow keys: all are read at one step.</p>
+<div class="charts">
+{charts}
+</div>""")
+
+
+def _charts(charts: Sequence[Chart], last_step: int) -> Html:
+    if not charts:
+        return _nothing("Nothing is logged yet.")
+    return _CHARTS.fill(charts=joined(draw(chart, last_step) for chart in charts))
+
+
+def charts_of(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """The charts that the log has something for."""
+    loss = [*noisy(history, "loss", "training"), series_of(history, "eval_loss", "evaluation", "evaluation")]
+    scores = [
+        series_of(history, "eval_mean_iou", "mean IoU", "evaluation"),
+        series_of(history, "eval_overall_accuracy", "pixel accuracy", "second"),
+    ]
+    charts: list[tuple[str, str, list[Series], bool]] = [
+        ("loss", "Loss", loss, True),
+        ("scores", "Scores", scores, False),
+        ("rate", "Learning rate", [series_of(history, "learning_rate", "learning rate", "training")], False),
+        ("norm", "Gradient norm", noisy(history, "grad_norm", "before clipping"), True),
+    ]
+    told = []
+    for key, title, curves, may_be_logarithmic in charts:
+        series = [curve for curve in curves if np.isfinite(curve.values).any()]
+        if series:
+            told.append(Chart(key, title, series, may_be_logarithmic))
+    return told
+
+
+_EVALUATIONS = Html("""<details>
+<summary>{count} evaluations as a table</summary>
+<div class="wide"><table class="numbers">
+<thead><tr><th scope="col">Step</th><th scope="col">Epoch</th><th scope="col">Loss</th><th scope="col">Mean IoU</th>\
+<th scope="col">Mean accuracy</th><th scope="col">Pixel accuracy</th></tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table></div>
+</details>""")
+_EVALUATION_KEYS = ("eval_loss", "eval_mean_iou", "eval_mean_accuracy", "eval_overall_accuracy")
+
+
+def _evaluations(entries: Sequence[Mapping[str, Any]]) -> Html:
+    """The evaluations as a table, evenly thinned if they are many."""
+    if not entries:
+        return Html("")
+    shown = np.unique(np.linspace(0, len(entries) - 1, min(len(entries), _MOST_TABLE_ROWS)).round().astype(int))
+    rows = []
+    for entry in (entries[k] for k in shown):
+        epoch = as_number(entry.get("epoch"))
+        texts = [
+            f"{epoch:.2f}" if math.isfinite(epoch) else NO_NUMBER,
+            *(score_text(as_number(entry.get(key))) for key in _EVALUATION_KEYS),
+        ]
+        rows.append(_ROW.fill(head=f"{entry['step']:,}", cells=joined(_CELL.fill(text=text) for text in texts)))
+    count = f"{len(entries):,}" if len(shown) == len(entries) else f"{len(shown)} of {len(entries):,}"
+    return _EVALUATIONS.fill(count=count, rows=joined(rows))
+
+
+_SETTINGS = Html("""<section aria-labelledby="settings">
+<h2 id="settings">Settings</h2>
+<details>
+<summary>Every setting of this run</summary>
+<div class="wide"><table class="settings">
+<tbody>
+{rows}
+</tbody>
+</table></div>
+</details>
+</section>""")
+
+
+def _settings(settings: Mapping[str, Any]) -> Html:
+    rows = [
+        _ROW.fill(head=str(name), cells=_CELL.fill(text=NO_NUMBER if value is None else str(value)))
+        for name, value in settings.items()
+    ]
+    return _SETTINGS.fill(rows=joined(rows)) if rows else Html("")
+
+
+# ----------------------------------------------------------------------------------------------------------- samples
+
+_SAMPLES = Html("""<p class="soft">Mistakes are red; grey is not labelled.\
+<span class="hint" hidden> Point at a picture, touch it, or use the arrow keys to read its classes.</span></p>
+<div class="control time" hidden>
+<button type="button" id="play">Play</button>
+<label for="time">Step</label>
+<input type="range" id="time" min="0" max="{most}" value="0" step="1">
+<output for="time" id="shown-step">{step}</output>
+</div>
+{samples}""")
+_SAMPLE = Html("""<article class="sample" style="--shape:{width}/{height}">
+<h3>{name}</h3>
+<div class="pictures">
+<figure><div class="picture"><img class="photo" src="{photo}" alt="Photo {name}"></div>
+<figcaption>Photo</figcaption></figure>
+<figure><div class="picture"><img class="truth" src="{truth}" alt="Truth: {classes}"></div>
+<figcaption>Truth</figcaption></figure>
+{predictions}
+</div>
+<p class="under" aria-live="polite"></p>
+<ul class="key">
+{key}
+</ul>
+</article>""")
+_PREDICTION = Html("""<figure data-step="{step}"{hidden}><div class="picture">\
+<img class="prediction" src="{prediction}" alt="Prediction after step {step}, {right}"></div>
+<figcaption>Prediction <small>after step {step_text}</small></figcaption></figure>
+<figure data-step="{step}"{hidden}><div class="picture">\
+<img class="mistakes" src="{mistakes}" alt="Where the prediction after step {step} differs from the truth"></div>
+<figcaption>Mistakes <small>{right}</small></figcaption></figure>""")
+_KEY = Html("<li>{swatch}{name}</li>")
+_MORE = Html("<li>and {count} more</li>")
+
+
+def _samples(
+    samples: Sequence[ReportSample],
+    steps: Sequence[int],
+    shown: int,
+    class_names: Sequence[str],
+    colours: NDArray[np.uint8],
+) -> Html:
+    if not samples:
+        return _nothing("No samples are saved yet.")
+    step = steps[shown] if steps else None
+    return _SAMPLES.fill(
+        most=max(0, len(steps) - 1),
+        step="" if step is None else f"{step:,}",
+        samples=joined(_sample(sample, step, class_names, colours) for sample in samples),
+    )
+
+
+def _sample(sample: ReportSample, shown: int | None, class_names: Sequence[str], colours: NDArray[np.uint8]) -> Html:
+    predictions = sample.predictions
+    present = _largest_first(
+        [sample.truth, *(predictions[step] for step in sorted(predictions, key=lambda step: step != shown))]
+    )
+    present = [k for k in present if k < len(class_names)]
+    key = [_KEY.fill(swatch=swatch(colours[k]), name=class_names[k]) for k in present[:_MOST_KEYS]]
+    if len(present) > _MOST_KEYS:
+        key.append(_MORE.fill(count=len(present) - _MOST_KEYS))
+    named = [class_names[k] for k in _largest_first([sample.truth]) if k < len(class_names)]
+    return _SAMPLE.fill(
+        width=sample.photo.width,
+        height=sample.photo.height,
+        name=sample.name,
+        photo=photo_uri(sample.photo),
+        truth=label_map_uri(sample.truth, colours),
+        classes=", ".join(named[:_MOST_KEYS]) or "nothing labelled",
+        predictions=joined(
+            _PREDICTION.fill(
+                step=step,
+                step_text=f"{step:,}",
+                hidden=Html("" if step == shown else " hidden"),
+                prediction=label_map_uri(prediction, colours),
+                mistakes=_mistakes_uri(sample.truth, prediction),
+                right=_right(sample.truth, prediction),
+            )
+            for step, prediction in sample.predictions.items()
+        ),
+        key=joined(key),
+    )
+
+
+def _largest_first(label_maps: Iterable[NDArray[np.uint8]]) -> list[int]:
+    """The classes of some maps: those of the first by falling share, then those that only the next ones hold."""
+    classes: dict[int, None] = {}
+    for label_map in label_maps:
+        counts = np.bincount(label_map.ravel(), minlength=NO_CLASS + 1)[:NO_CLASS]
+        classes |= dict.fromkeys(k for k in np.argsort(-counts, kind="stable").tolist() if counts[k])
+    return list(classes)
+
+
+def _right(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> str:
+    labelled = truth != NO_CLASS
+    if not labelled.any():
+        return "nothing labelled"
+    return f"{percent_text(float((truth == prediction)[labelled].mean()))} right"
+
+
+def _mistakes_uri(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> str:
+    """Where the two differ, as a picture whose right pixels are clear and whose unlabelled ones are grey."""
+    marks = np.where(truth == NO_CLASS, 2, truth != prediction).astype(np.uint8)
+    picture = Image.fromarray(marks)
+    picture.putpalette(_MARKS)
+    return png_uri(picture, transparency=_MARKS_OPACITY, bits=2)
+
+
+# ----------------------------------------------------------------------------------------------------------- classes
+
+_CLASSES = Html("""<div class="control filter" hidden>
+<label for="filter">Find a class</label>
+<input type="search" id="filter" autocomplete="off" spellcheck="false">
+<output for="filter" id="found"></output>
+</div>
+<table class="classes" style="--mean:{mean}">
+<caption class="unseen">IoU, accuracy and share of the labelled pixels of every class, best IoU first</caption>
+<thead><tr><th scope="col" data-sort="name">Class</th><td class="bar"><span>mean {mean_text}</span></td>\
+<th scope="col" data-sort="iou" aria-sort="descending">IoU</th><th scope="col" data-sort="accuracy">Accuracy</th>\
+{share_heading}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+{absent}""")
+_SHARE_HEADING = Html('<th scope="col" data-sort="share">Pixels</th>')
+_CLASS_ROW = Html("""<tr style="--iou:{iou:.4f}" data-name="{name}" data-iou="{iou}" data-accuracy="{accuracy}" \
+data-share="{share}"><th scope="row">{swatch}<span>{name}</span></th><td class="bar"></td><td>{iou_text}</td>\
+<td>{accuracy_text}</td>{share_cell}</tr>""")
+_ABSENT = Html("""<details class="absent">
+<summary>{count} in no label and no prediction</summary>
+<ul class="key">
+{classes}
+</ul>
+</details>""")
+_ABSENT_CLASS = Html('<li data-name="{name}">{swatch}{name}</li>')
+
+
+def _classes(results: Mapping[str, Any], class_names: Sequence[str], colours: NDArray[np.uint8]) -> Html:
+    """The classes as a table, best first, and apart from it those that were not there to score."""
+    count = len(class_names)
+    ious, accuracies, shares = (
+        (numbers_of(results, f"eval_per_category_{what}") + [math.nan] * count)[:count]
+        for what in ("iou", "accuracy", "share")
+    )
+    scored = sorted((k for k in range(count) if math.isfinite(ious[k])), key=lambda k: -ious[k])
+    if not scored:
+        return _nothing("No evaluation is logged yet.")
+    has_shares = any(math.isfinite(share) for share in shares)
+    rows = [
+        _CLASS_ROW.fill(
+            swatch=swatch(colours[k]),
+            name=class_names[k],
+            iou=ious[k],
+            iou_text=score_text(ious[k]),
+            accuracy=accuracies[k] if math.isfinite(accuracies[k]) else -1,
+            accuracy_text=score_text(accuracies[k]),
+            share=shares[k] if math.isfinite(shares[k]) else -1,
+            share_cell=_CELL.fill(text=percent_text(shares[k])) if has_shares else Html(""),
+        )
+        for k in scored
+    ]
+    missing = [k for k in range(count) if not math.isfinite(ious[k])]
+    absent = [_ABSENT_CLASS.fill(swatch=swatch(colours[k]), name=class_names[k]) for k in missing]
+    mean = sum(ious[k] for k in scored) / len(scored)
+    counted = f"{len(missing)} class{'es' if len(missing) > 1 else ''}"
+    return _CLASSES.fill(
+        mean=f"{mean:.4f}",
+        mean_text=score_text(mean),
+        share_heading=_SHARE_HEADING if has_shares else Html(""),
+        rows=joined(rows),
+        absent=_ABSENT.fill(count=counted, classes=joined(absent)) if absent else Html(""),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the report of a run folder again; the exit status is 1 if it holds no run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m segformer.pages.report", description="Write a run's report.html again."
+    )
+    parser.add_argument("output_dir", type=Path, help="folder of the run")
+    folder = parser.parse_args(arguments).output_dir
+    if not (folder / LOG_NAME).exists():
+        print(f"error: {folder} holds no run (no {LOG_NAME})", file=sys.stderr)
+        return 1
+    print(build_report(folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
