@@ -4,25 +4,21 @@
     python train.py --recipe guide          Hugging Face's guide: nvidia/mit-b0 on 50 images of SceneParse150
     torchrun --nproc-per-node 4 train.py    a run on four GPUs; any recipe
 
-Settings, data, model, step, evaluation and the loop follow in this order. Every random draw is a function of
+Data, model, step, evaluation and the loop follow in this order; settings and recipes stand in
+segformer/training/recipes.py. Every random draw is a function of
 where the run is (seed, epoch, row, step), so a resumed run repeats an uninterrupted one and no generator is ever saved.
 """
 
 from __future__ import annotations
 
-import argparse
-import glob
-import json
-import logging
 import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from itertools import chain, repeat, takewhile
+from dataclasses import asdict, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +43,7 @@ from data.batches import (
     collate,
     explain_lost_worker,
     is_lost_worker,
+    to_device,
 )
 from data.classes import ID2LABEL, IGNORE_INDEX
 from data.labels import LabelRule, read_label_names
@@ -55,26 +52,14 @@ from data.sources.hub import HubSource
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.config import variant_of
 from segformer.console import speak_plainly
-from segformer.files import write_atomically
-from segformer.pages.record import RESULTS_NAME, RunDescription, class_table
-from segformer.pages.report import REPORT_NAME, build_report
-from segformer.pages.samples import Shown, save_shown
-from segformer.pictures import palette
+from segformer.pages.record import class_table
+from segformer.pages.report import REPORT_NAME, build_report, refresh_report
+from segformer.pages.samples import Shown
 from segformer.segmenter import choose_device, processor_of
-from segformer.training.checkpoints import (
-    STATE_NAME,
-    check_whole,
-    copy_checkpoint,
-    find_checkpoints,
-    read_training_state,
-    remove_leftovers,
-    rotate_checkpoints,
-    save_checkpoint,
-    set_aside_later,
-)
-from segformer.training.history import Clock, Log, peak_memory_mib, without_nan
+from segformer.training.checkpoints import check_finite, rotate_checkpoints, save_checkpoint, whole_checkpoint
+from segformer.training.description import RunDescription, write_results
+from segformer.training.history import History, Plan
 from segformer.training.interrupts import Interrupted, StopRequest
-from segformer.training.output import RunLock, claim_output_dir, empty_output_dir
 from segformer.training.ranks import (
     ALONE,
     Ranks,
@@ -86,210 +71,13 @@ from segformer.training.ranks import (
     sum_over_ranks,
     take_writers_buffers,
 )
-from segformer.training.resume import find_resumed
-from segformer.training.settings import (
-    FlagParser,
-    add_flags,
-    changeable,
-    check_resumable,
-    check_settings,
-    per_start,
-    setting,
-)
+from segformer.training.recipes import TrainConfig, configure, parse_arguments
+from segformer.training.resume import EarlierRun
 from segformer.views import mirrored_logits
 from segformer.weights.card import write_card
 from segformer.weights.publish import check_login, full_id, publish_run, shareable
 
-logger = logging.getLogger("train")
-
-# ---------------------------------------------------------------------------------------------------------- settings
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Every setting of a run, under the guide's names; the defaults are the guide's. Raises ValueError by name."""
-
-    recipe: str = setting("guide", "the settings to start from")
-    dataset: str = changeable("scene_parse_150", "folder or glob of parquet shards, scene_parse_150 (Hub), or toy")
-    split: str = setting("train[:50]", "rows to train on, such as train or train[:50]")
-    eval_split: str | None = setting(None, "rows to evaluate on; without it, --test-size of --split is held out")
-    test_size: float = setting(0.2, "share of --split to hold out when there is no --eval-split", at_least=0, below=1)
-    checkpoint: str | None = setting("nvidia/mit-b0", "Hub id, folder or file to start from; 'none' to start anew")
-    variant: str | None = setting(None, "b0 to b5: size of a model that starts anew, b0 if not given", tuple(VARIANTS))
-    image_size: int | None = setting(
-        None, "side in pixels that photos are resized to; else the checkpoint's, or 512", at_least=1
-    )
-    num_labels: int | None = setting(
-        None, "number of classes; else as many as named, or SceneParse150's 150", at_least=1
-    )
-    label_names: str | None = setting(None, "file that names the classes: JSON, or a name a line")
-    reduce_labels: bool = setting(True, "raw label 0 is 'other', and label k class k - 1; without, label k is class k")
-    ignore_index: int | None = setting(None, "one more raw label to ignore; 255 if labels are not reduced")
-    binary_masks: bool = setting(False, "any raw label above 0 is the object; takes --no-reduce-labels")
-    augmentation: str = setting("jitter", "of training images: the guide's or the paper's", ("none", "jitter", "paper"))
-    augment_on_device: bool = setting(False, "jitter and normalise there; workers only decode and resize")
-    drop_path_rate: float | None = setting(
-        None, "rate of dropped residual branches; else the checkpoint's", at_least=0, below=1
-    )
-    classifier_dropout: float | None = setting(
-        None, "dropout before the classifier; else the checkpoint's", at_least=0, below=1
-    )
-    learning_rate: float = setting(6e-5, "peak learning rate of AdamW", at_least=0)
-    head_learning_rate_factor: float = setting(1.0, "times as high a learning rate for the decoder", at_least=0)
-    weight_decay: float = setting(0.0, "weight decay of AdamW; norms and biases are spared", at_least=0)
-    decay_biases: bool = setting(False, "decay biases too; norms are still spared")
-    lr_scheduler_type: str = setting(
-        "linear", "shape of the schedule after warm-up", ("linear", "poly", "cosine", "constant")
-    )
-    warmup_steps: int = setting(0, "steps of linear warm-up", at_least=0)
-    num_train_epochs: float = setting(50, "passes over the training rows", at_least=0)
-    max_steps: int = setting(-1, "steps to train for, if above 0, instead of --num-train-epochs")
-    per_device_train_batch_size: int = changeable(2, "images in one forward pass", at_least=1)
-    per_device_eval_batch_size: int = changeable(2, "images in one forward pass of the evaluation", at_least=1)
-    gradient_accumulation_steps: int = changeable(1, "forward passes behind one optimiser step", at_least=1)
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 to leave them", at_least=0)
-    eval_steps: int = setting(20, "steps between evaluations", at_least=1)
-    save_steps: int = changeable(20, "steps between checkpoints", at_least=1)
-    save_total_limit: int | None = changeable(3, "checkpoints to keep", at_least=1)
-    logging_steps: int = changeable(1, "steps between log entries", at_least=1)
-    eval_on_start: bool = per_start(False, "also evaluate before the first step")
-    eval_resolution: str = setting(
-        "processed",
-        "what is scored: labels resized with the photo; the photo's own labels; those, the photo's shape kept",
-        ("processed", "original", "keep-ratio"),
-    )
-    eval_flip: bool = setting(False, "score the mean of each photo and its mirror image")
-    eval_scales: str = setting("1", "score the mean over these scales, such as 0.5,1,1.5; takes keep-ratio")
-    load_best_model_at_end: bool = changeable(False, "leave the best evaluated checkpoint in the output folder")
-    seed: int = setting(42, "seed of order, augmentation, new weights and dropout", at_least=0, below=2**63)
-    amp: str = changeable("auto", "mixed precision", ("auto", "bf16", "fp16", "off"))
-    compile: bool = changeable(False, "compile the model with torch.compile")
-    device: str | None = changeable(None, "device to run on; else CUDA, MPS or the CPU, the first there is")
-    deterministic: bool = changeable(False, "the same bits in every run on CUDA too, where that is slower")
-    dataloader_num_workers: int = changeable(0, "processes that prepare batches", at_least=0)
-    output_dir: str | None = per_start(None, "folder of the run; else runs/<recipe>-<n>")
-    overwrite_output_dir: bool = per_start(False, "delete the run that the output folder holds")
-    resume_from_checkpoint: str | None = per_start(None, "a checkpoint folder, or 'last' of the output folder")
-    eval_only: bool = setting(False, "evaluate the checkpoint and stop")
-    push_to_hub: bool = changeable(False, "upload the finished run to the Hub")
-    hub_model_id: str | None = changeable(None, "repository to upload to; else the name of the output folder")
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        self._check_evaluation()
-        if self.augment_on_device and self.augmentation == "paper":
-            raise ValueError("augment_on_device is for the jitter; the paper's crops are made where photos are decoded")
-        if self.max_steps < 1 and self.num_train_epochs <= 0:
-            raise ValueError(f"max_steps is {self.max_steps} and num_train_epochs {self.num_train_epochs}: no steps")
-        if self.eval_only and self.checkpoint is None:
-            raise ValueError("eval_only needs a --checkpoint to score")
-        if self.eval_only and self.push_to_hub:
-            raise ValueError("eval_only leaves scores and no model; there is nothing for push_to_hub to upload")
-        if self.eval_only and self.resume_from_checkpoint is not None:
-            raise ValueError("eval_only scores --checkpoint, in a folder of its own; it goes on with no run")
-        if self.load_best_model_at_end and math.lcm(self.eval_steps, self.save_steps) != self.save_steps:
-            raise ValueError(
-                f"load_best_model_at_end needs save_steps ({self.save_steps}) to be a multiple of "
-                f"eval_steps ({self.eval_steps}), or no saved step has a score"
-            )
-
-    def _check_evaluation(self) -> None:
-        try:
-            scales = self.scales
-        except ValueError:
-            scales = ()
-        if not scales or not all(0.1 <= scale <= 4 for scale in scales):
-            raise ValueError(
-                f"eval_scales is {self.eval_scales!r}; it must be numbers of 0.1 to 4, with commas between"
-            )
-        if scales != (1.0,) and self.eval_resolution != "keep-ratio":
-            raise ValueError(f"eval_scales is {self.eval_scales!r}, which takes eval_resolution keep-ratio")
-        if self.eval_resolution == "keep-ratio" and self.per_device_eval_batch_size != 1:
-            raise ValueError(
-                f"per_device_eval_batch_size is {self.per_device_eval_batch_size}; photos that keep their shape "
-                "(eval_resolution keep-ratio) are scored one by one: set it to 1"
-            )
-
-    @property
-    def scales(self) -> tuple[float, ...]:
-        """The scales that ``eval_scales`` lists."""
-        return tuple(float(scale) for scale in self.eval_scales.split(","))
-
-
-_RESUME_HELP = TrainConfig.__dataclass_fields__["resume_from_checkpoint"].metadata["help"]
-
-RECIPES: dict[str, dict[str, Any]] = {
-    # Generated scenes, from scratch.
-    "toy": {
-        "dataset": "toy",
-        "split": "train",
-        "eval_split": "validation",
-        "checkpoint": None,
-        "variant": "b0",
-        "image_size": 128,
-        "drop_path_rate": 0.0,
-        "classifier_dropout": 0.0,
-        "learning_rate": 2e-3,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 50,
-        "weight_decay": 0.01,
-        "per_device_train_batch_size": 8,
-        "per_device_eval_batch_size": 16,
-        "num_train_epochs": 14,
-        "augmentation": "none",
-        "eval_steps": 200,
-        "save_steps": 200,
-        "logging_steps": 20,
-    },
-    # https://huggingface.co/docs/transformers/tasks/semantic_segmentation
-    "guide": {},
-    # https://arxiv.org/abs/2105.15203, section 4.1. A batch has 16 images over all GPUs. Published for B0 on
-    # validation, at the photos' own size: mean IoU 0.374.
-    "paper": {
-        "split": "train",
-        "eval_split": "validation",
-        "augmentation": "paper",
-        "head_learning_rate_factor": 10.0,
-        "weight_decay": 0.01,
-        "decay_biases": True,
-        "lr_scheduler_type": "poly",
-        "warmup_steps": 1500,
-        "max_steps": 160_000,
-        "max_grad_norm": 0.0,
-        "drop_path_rate": 0.1,
-        "classifier_dropout": 0.1,
-        "per_device_train_batch_size": 16,
-        "per_device_eval_batch_size": 1,
-        "eval_resolution": "keep-ratio",
-        "eval_steps": 16_000,
-        "save_steps": 16_000,
-        "logging_steps": 50,
-        "dataloader_num_workers": 4,
-    },
-}
-
-
-def configure(recipe: str, **settings: Any) -> TrainConfig:
-    """The settings of a recipe with some of them changed."""
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe is {recipe!r}; it is one of {', '.join(RECIPES)}")
-    return TrainConfig(recipe=recipe, **{**RECIPES[recipe], **settings})
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> TrainConfig:
-    """Settings from the command line: one flag for every field of TrainConfig, over those of the recipe."""
-    parser = FlagParser(description="Fine-tune SegFormer.", argument_default=argparse.SUPPRESS)
-    parser.add_argument("--recipe", choices=tuple(RECIPES), default="toy", help="the settings to start from")
-    parser.add_argument("--resume-from-checkpoint", nargs="?", const="last", metavar="PATH", help=_RESUME_HELP)
-    add_flags(parser, TrainConfig, skip=("recipe", "resume_from_checkpoint"))
-    given = vars(parser.parse_args(arguments))
-    if given.get("checkpoint") == "none":
-        given["checkpoint"] = None
-    try:
-        return configure(**given)
-    except ValueError as error:
-        parser.error(str(error))
-
+__all__ = ["TrainConfig", "configure", "evaluate", "parse_arguments", "train", "train_step"]
 
 # -------------------------------------------------------------------------------------------------------------- data
 
@@ -384,7 +172,7 @@ def build_loader(samples: Samples, places: Iterable[list[Place]], config: TrainC
 # ------------------------------------------------------------------------------------------------------------- model
 
 
-def build_model(config: TrainConfig, source: str | None) -> tuple[Segformer, ImageProcessor]:
+def build_model(config: TrainConfig, source: str | Path | None) -> tuple[Segformer, ImageProcessor]:
     """The model to train and its processor, from ``source`` or anew, with the classes of the data."""
     rates = {"drop_path_rate": config.drop_path_rate, "classifier_dropout_prob": config.classifier_dropout}
     changes: dict[str, Any] = {name: rate for name, rate in rates.items() if rate is not None}
@@ -521,17 +309,6 @@ def train_step(
     return StepResult(loss, grad_norm)
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The batch on the device; copies from pinned memory overlap with computation."""
-
-    def move(values: Any) -> Any:
-        if isinstance(values, Tensor):
-            return values.to(device, non_blocking=True)
-        return [move(value) for value in values] if isinstance(values, list) else values
-
-    return {name: move(values) for name, values in batch.items()}
-
-
 # -------------------------------------------------------------------------------------------------------- evaluation
 
 
@@ -624,263 +401,114 @@ def predict_samples(
 # ---------------------------------------------------------------------------------------------------------- the loop
 
 
-@dataclass
-class Progress:
-    """Where a run is, the last step that was evaluated, and the best evaluated step that was also saved."""
-
-    step: int = 0
-    evaluated_step: int | None = None
-    best_step: int | None = None
-    best_mean_iou: float = -1.0
-
-    def __post_init__(self) -> None:
-        for name in ("step", "evaluated_step", "best_step"):
-            value = getattr(self, name)
-            if not (value is None and name != "step") and (type(value) is not int or not 0 <= value < 2**53):
-                raise ValueError(f"{name} is {value!r}; it must be the number of a step")
-        if not isinstance(self.best_mean_iou, float):
-            raise ValueError(f"best_mean_iou is {self.best_mean_iou!r}; it must be a number")
-
-
 class Run:
     """One training run: its parts, built from the settings, and the loop over its steps."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        self.stop = StopRequest()
+        self.config, self.stop = config, StopRequest()
         if config.deterministic:
             compute_deterministically()
         self.ranks, self.device = join_ranks(choose_device(config.device))
         dtype = amp_dtype(config.amp, self.device)
-        resumed = self.ranks.decide(self._find_resumed)
-        if config.resume_from_checkpoint == "last" and resumed is None:
-            logger.warning("no checkpoint in %s: starting at step 0", config.output_dir)
-        source = str(resumed) if resumed else config.checkpoint
-        if not self.ranks.is_writer:
-            self.ranks.wait()  # the writer goes first, in case something has to be fetched or drawn
-        state = read_training_state(resumed) if resumed else None
-        if state:
-            check_resumable(config, state["config"])
-        self.model, self.processor = build_model(config, source)
-        self.train_samples, self.eval_samples = build_samples(config, self.processor)
-        if self.ranks.is_writer:
-            self.ranks.wait()
+        self.earlier = EarlierRun(config, self.ranks)
+        with self.ranks.writer_first():  # in case something has to be fetched or drawn
+            self.model, self.processor = build_model(config, self.earlier.checkpoint or config.checkpoint)
+            self.train_samples, self.eval_samples = build_samples(config, self.processor)
         self.model.config.check_image_size(*self.processor.size)
         self.model.to(self.device)
         self.augment = build_device_augmentation(config, self.processor)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
-        self.progress = Progress()
-        self.unlogged: list[StepResult] = []  # of the steps since the last entry of the log
-        if resumed and state:
-            self._resume(resumed, state)
+        rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * self.ranks.count
+        self.plan = Plan.over(len(self.train_samples), rows_per_step, config.num_train_epochs, config.max_steps)
+        self.history = History(self.plan, self.device)
+        self.rows, self.about = self.train_samples.identity(), self.describe()
+        self.earlier.restore(self.model, self.optimizer, self.scaler, self.history, self.rows)
         publishing = config.push_to_hub and self.ranks.is_writer
         account = check_login(config.hub_model_id) if publishing else None
         if config.compile:
             self.model.compile()
         self.distributed = distribute(self.model, self.ranks, self.device)
         # Only now, when nothing is left that could refuse to start, is the output folder touched.
-        self.lock: RunLock | None = None
-        self.output_dir: Path = self.ranks.decide(lambda: self._claim_output_dir(resumed))
+        self.output_dir = self.earlier.claim_output_dir(self.history)
         self.repository = full_id(config.hub_model_id, self.output_dir, account) if account else None
-        at, evaluated = self.progress.step, self.progress.evaluated_step == self.progress.step
-        self.log = Log(self.output_dir, at, evaluated) if self.ranks.is_writer else None
-        self.results: dict[str, Any] = {}
+        if self.ranks.is_writer:
+            self.history.open(self.output_dir)
 
-    def _claim_output_dir(self, resumed: Path | None) -> Path:
-        config = self.config
-        if resumed is None:
-            self._check_that_nothing_it_is_made_from_is_lost()
-        folder, self.lock = claim_output_dir(config.output_dir or (resumed and resumed.parent), config.recipe)
-        if self._find_resumed() != resumed:  # found before there was a lock
-            raise ValueError(f"another run has written to {folder} meanwhile; start again")
-        if resumed is None:
-            # A run that ended before its first checkpoint has nothing to go on from, and nothing to lose.
-            empty_output_dir(folder, config.overwrite_output_dir or config.resume_from_checkpoint == "last")
-            return folder
-        remove_leftovers(folder)
-        set_aside_later(folder, self.progress.step)
-        if folder.resolve() != resumed.resolve().parent:
-            self._bring_along(resumed, folder)
-        return folder
-
-    def _find_resumed(self) -> Path | None:
-        config = self.config
-        return find_resumed(config.output_dir, config.resume_from_checkpoint, config.overwrite_output_dir)
-
-    def _bring_along(self, resumed: Path, folder: Path) -> None:
-        """Copy what a run in another folder needs to be gone on with: this checkpoint and the best."""
-        copy_checkpoint(resumed, folder, self.progress.step)
-        best = self.progress.best_step
-        if best in (None, self.progress.step):
-            return
-        try:
-            copy_checkpoint(resumed.parent / f"checkpoint-{best}", folder, best)
-        except (ValueError, OSError) as error:
-            logger.warning("the best checkpoint so far stays behind: %s", error)
-            self.progress.best_step, self.progress.best_mean_iou = None, -1.0
-
-    def _check_that_nothing_it_is_made_from_is_lost(self) -> None:
-        folder = Path(self.config.output_dir or ".").resolve()
-        for name in ("checkpoint", "dataset", "label_names"):
-            parts = Path(getattr(self.config, name) or "/").parts
-            source = Path(*takewhile(lambda part: not glob.has_magic(part), parts))  # of a glob, the folder
-            if self.config.output_dir and source.exists() and source.resolve().is_relative_to(folder):
-                raise ValueError(
-                    f"{name} {source} lies in the output folder, which is emptied; name another --output-dir"
-                )
-
-    def _resume(self, checkpoint: Path, state: dict[str, Any]) -> None:
-        if self.model.load_report.mismatched or self.model.load_report.missing:
-            raise ValueError(f"{checkpoint} has other classes than the {self.model.config.num_labels} asked for")
-        held, now = state["rows"], self.rows
-        comparable = all(isinstance(value, str | int) for value in held.values())
-        if not comparable or held != now:  # their folder may have moved, they may not have changed
-            raise ValueError(
-                f"the checkpoint was trained on {held.get('count')} rows of {state['config'].get('dataset')!r}, from "
-                f"{held.get('first')}; this run has {now['count']} of {self.config.dataset!r}, from {now['first']}"
-            )
-        if state["rows_per_step"] != self.rows_per_step:
-            raise ValueError(
-                f"the checkpoint was trained with {state['rows_per_step']} rows a step over all ranks and passes, this "
-                f"run asks for {self.rows_per_step}; change --per-device-train-batch-size or accumulation"
-            )
-        try:
-            self._restore(state)
-        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
-            said = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{checkpoint / STATE_NAME} does not fit this run ({said})") from error
-        if self.progress.best_step not in find_checkpoints(checkpoint.parent):
-            self.progress.best_step, self.progress.best_mean_iou = None, -1.0
-        logger.info("resuming from %s", checkpoint)
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        settings = self.optimizer.state_dict()["param_groups"]  # of this run, whose settings were found the same
-        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
-        num_moments = len(self.optimizer.state)  # none where a scaler has skipped every step so far
-        if num_moments != sum(len(group["params"]) for group in settings) and (num_moments or not state["scaler"]):
-            raise ValueError(f"optimiser moments for {num_moments} of its weights")
-        for weight, moments in self.optimizer.state.items():  # fused AdamW would read beyond moments of other shapes
-            shapes = {"step": torch.Size(), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
-            if {name: moment.shape for name, moment in moments.items()} != shapes:
-                raise ValueError(f"optimiser moments of another shape than {list(weight.shape)}")
-            if not (moments["step"] > 0 and all(moment.dtype == torch.float32 for moment in moments.values())):
-                raise ValueError("optimiser moments that no step has made")
-        if state["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
-        self.unlogged = [
-            StepResult(torch.tensor(float(loss)), torch.tensor(float(norm))) for loss, norm in state["unlogged"]
-        ]
-
-    @cached_property
-    def rows(self) -> dict[str, Any]:
-        """What tells the training rows from others; two of them are read for it."""
-        count = len(self.train_samples)
-        return {"count": count, "first": self.train_samples.name(0), "last": self.train_samples.name(count - 1)}
-
-    @property
-    def parameters(self) -> int:
-        """How many there are in the model."""
-        return sum(weight.numel() for weight in self.model.parameters())
-
-    @property
-    def rows_per_step(self) -> int:
-        """The rows of one optimiser step, over all ranks and forward passes."""
-        per_rank = self.config.per_device_train_batch_size * self.config.gradient_accumulation_steps
-        return per_rank * self.ranks.count
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.train_samples) / self.rows_per_step)
-
-    @property
-    def total_steps(self) -> int:
-        if self.config.max_steps > 0:
-            return self.config.max_steps
-        return math.ceil(self.steps_per_epoch * self.config.num_train_epochs)
+    def describe(self) -> RunDescription:
+        """What the run knows of itself, for its report and its model card."""
+        return RunDescription(
+            settings=shareable(asdict(self.config)),
+            class_names=[name.strip() for name in self.model.config.id2label.values()],
+            model=f"SegFormer-{(variant_of(self.model.config) or 'custom').upper()}",
+            parameters=self.model.num_parameters,
+            train_images=0 if self.config.eval_only else len(self.train_samples),
+            eval_images=len(self.eval_samples),
+            image_size=list(self.processor.size),
+            total_steps=self.plan.total_steps,
+        )
 
     def train(self) -> None:
         """Every step to the end, with its logging, evaluations and checkpoints."""
-        config, total = self.config, self.total_steps
-        loader = build_loader(self.train_samples, self.sampler(self.progress.step + 1, total), config, self.device)
-        clock = Clock(loader, self.progress.step)
-        self.begin(clock)
-        hidden = None if self.ranks.is_writer else True
-        bar = tqdm(total=total, initial=self.progress.step, desc="training", unit="step", disable=hidden)
-        for prepared in loader:
-            step = self.progress.step = self.progress.step + 1
-            rate = learning_rate(step, total, config)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * group["lr_factor"]
-            torch.manual_seed(mix(config.seed, step, self.ranks.rank))
-            self.model.train()
-            batch = self.augment(to_device(prepared, self.device))
-            self.unlogged.append(train_step(self.distributed, self.optimizer, self.scaler, batch, config))
-            bar.update()
-            saving = self.is_saved(step)
-            if step % config.logging_steps == 0 or saving:
-                self.log_steps(rate, clock, bar)
-            stopping = self.is_asked_to_stop()
-            if not stopping and self.is_evaluated(step):
-                self.evaluate()
+        config, history, last = self.config, self.history, self.plan.total_steps
+        loader = build_loader(self.train_samples, self.places(history.step + 1, last), config, self.device)
+        history.start(loader)
+        self.begin()
+        with history.progress_line():
+            for prepared in loader:
+                step = history.progress.step = history.step + 1
+                rate = learning_rate(step, last, config)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate * group["lr_factor"]
+                torch.manual_seed(mix(config.seed, step, self.ranks.rank))
+                self.model.train()
+                batch = self.augment(to_device(prepared, self.device))
+                history.add_step(*train_step(self.distributed, self.optimizer, self.scaler, batch, config))
+                saving = self.is_saved(step)
+                if step % config.logging_steps == 0 or saving:
+                    history.log_steps(rate, self.names_of, self.scaler.is_enabled())
                 stopping = self.is_asked_to_stop()
-            if step == total and self.progress.evaluated_step == step:
-                self.log_closing(clock)  # before the last checkpoint, so that no run is saved without it
-            if saving or stopping:
-                self.save()
-            if stopping and (step < total or self.progress.evaluated_step != step):
-                bar.close()
-                raise Interrupted(*self.how_to_go_on())
-        bar.close()
+                if not stopping and self.is_evaluated(step):
+                    self.evaluate()
+                    stopping = self.is_asked_to_stop()
+                if step == last and history.is_evaluated:
+                    history.log_closing(self.ranks.count)  # before the last checkpoint: none is saved without it
+                if saving or stopping:
+                    self.save()
+                if stopping and (step < last or not history.is_evaluated):
+                    raise Interrupted(*self.how_to_go_on())
 
     def score(self) -> None:
         """Only evaluate, and write what comes of it."""
-        if self.log:
-            self.describe()
+        if self.ranks.is_writer:
+            self.about.save(self.output_dir)
         self.evaluate()
-        if not self.results:
+        if not self.history.results:
             message = "stopped before the evaluation was through; nothing was scored"
             raise Interrupted(message, self.stop.signal or signal.SIGTERM)
         if self.ranks.is_writer:
-            self.write_results()
+            self.tell()
 
-    def release(self) -> None:
-        """Let other runs write to the output folder."""
-        if self.lock:
-            self.lock.release()
-
-    def begin(self, clock: Clock) -> None:
+    def begin(self) -> None:
         """What comes before the first step: a description, and an evaluation that is asked for or was cut off."""
-        if self.log:
-            self.describe()
-        step = self.progress.step
-        due = self.is_evaluated(step) if step else self.config.eval_on_start
-        if due and self.progress.evaluated_step != step:
+        history = self.history
+        if self.ranks.is_writer:
+            self.about.save(self.output_dir)
+        due = self.is_evaluated(history.step) if history.step else self.config.eval_on_start
+        if due and not history.is_evaluated:
             self.evaluate()
-            if step and self.progress.evaluated_step == step:
-                if step == self.total_steps:
-                    self.log_closing(clock)
+            if history.step and history.is_evaluated:
+                if history.step == self.plan.total_steps:
+                    history.log_closing(self.ranks.count)
                 self.save()
         if self.is_asked_to_stop():
             raise Interrupted(*self.how_to_go_on())
 
     def is_evaluated(self, step: int) -> bool:
-        return step % self.config.eval_steps == 0 or step == self.total_steps
+        return step % self.config.eval_steps == 0 or step == self.plan.total_steps
 
     def is_saved(self, step: int) -> bool:
-        return step % self.config.save_steps == 0 or step == self.total_steps
-
-    def note_best(self) -> None:
-        """Remember the step if none that the settings save was better; where a run is stopped changes nothing."""
-        step, score = self.progress.step, self.results.get("eval_mean_iou", math.nan)
-        if (
-            step
-            and self.is_saved(step)
-            and self.progress.evaluated_step == step
-            and score > self.progress.best_mean_iou
-        ):
-            self.progress.best_step, self.progress.best_mean_iou = step, score
+        return step % self.config.save_steps == 0 or step == self.plan.total_steps
 
     def is_asked_to_stop(self) -> bool:
         """Whether a signal came, to any rank."""
@@ -890,111 +518,50 @@ class Run:
         """What to say of a run that was stopped, and the signal that stopped it."""
         number = self.stop.signal or signal.SIGTERM
         again = f"--resume-from-checkpoint last --output-dir {self.output_dir} and the same settings"
-        return f"stopped by {signal.Signals(number).name} after step {self.progress.step}; go on with {again}", number
+        return f"stopped by {signal.Signals(number).name} after step {self.history.step}; go on with {again}", number
 
-    def sampler(self, first_step: int, last_step: int) -> StepSampler:
+    def places(self, first_step: int, last_step: int) -> StepSampler:
         """The places of this rank in some of the steps."""
-        num_rows, seed = len(self.train_samples), self.config.seed
-        ranks = self.ranks
-        return StepSampler(num_rows, self.rows_per_step, seed, first_step, last_step, ranks.rank, ranks.count)
+        plan, ranks = self.plan, self.ranks
+        seed, steps = self.config.seed, (first_step, last_step)
+        return StepSampler(plan.num_rows, plan.rows_per_step, seed, *steps, ranks.rank, ranks.count)
 
-    def log_closing(self, clock: Clock) -> None:
-        """Log what all steps took, with evaluations and all checkpoints but the last, under Trainer's keys and more."""
-        if not self.log:
-            return
-        steps = range(clock.first_step, self.progress.step)
-        left = (len(self.train_samples) - step % self.steps_per_epoch * self.rows_per_step for step in steps)
-        seconds = clock.seconds
-        images_per_second = sum(min(self.rows_per_step, rows) for rows in left) / seconds
-        measured = {
-            "train_runtime": seconds,
-            "train_samples_per_second": images_per_second,
-            "train_samples_per_second_per_device": images_per_second / self.ranks.count,
-            "train_steps_per_second": len(steps) / seconds,
-            "data_wait_share": clock.wait_share,
-            "peak_memory_mib": peak_memory_mib(self.device),
-        }
-        self.log.add(self.progress.step, self.epoch, measured)
-
-    def read_steps(self) -> list[tuple[float, float]]:
-        """Loss and gradient norm of every step since the last entry; reading them waits for the device."""
-        return [(float(result.loss), float(result.grad_norm)) for result in self.unlogged]
-
-    def log_steps(self, rate: float, clock: Clock, bar: Any) -> None:
-        """Read the losses since the last entry, stop at one that is not finite, and log their mean."""
-        step = self.progress.step
-        losses, norms = zip(*self.read_steps(), strict=True)
-        self.unlogged = []
-        for each, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=step - len(losses) + 1):
-            # With a scaler a gradient may overflow: it skips that step and lowers its scale.
-            if not math.isfinite(loss) or not (math.isfinite(norm) or self.scaler.is_enabled()):
-                raise FloatingPointError(self._explain_non_finite(each, loss, norm))
-        loss, grad_norm = sum(losses) / len(losses), norms[-1]
-        if self.log:
-            self.log.add(step, self.epoch, {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate})
-        images_per_second = (bar.format_dict["rate"] or 0.0) * self.rows_per_step
-        mean_iou = self.results.get("eval_mean_iou", math.nan)
-        bar.set_postfix_str(
-            f"loss {loss:.3f}, mean IoU {mean_iou:.3f}, {images_per_second:.1f} images/s, "
-            f"{clock.wait_share:.0%} waiting for data, {peak_memory_mib(self.device):.0f} MiB"
-        )
-
-    def _explain_non_finite(self, step: int, loss: float, norm: float) -> str:
-        rate = learning_rate(step, self.total_steps, self.config)
-        rows = [self.train_samples.name(row) for _, row in next(iter(self.sampler(step, step))) if row != NO_ROW]
-        return (
-            f"loss {loss:g}, gradient norm {norm:g} at step {step} (learning rate {rate:g}, rows {', '.join(rows)}); "
-            "lower --learning-rate, or look at these rows"
-        )
-
-    @property
-    def epoch(self) -> float:
-        return self.progress.step / self.steps_per_epoch
+    def names_of(self, step: int) -> list[str]:
+        """The names of the rows of a step."""
+        return [self.train_samples.name(row) for _, row in next(iter(self.places(step, step))) if row != NO_ROW]
 
     def evaluate(self, log: bool = True) -> None:
-        """Score the model as it is now, say so and show it; log it, unless its step was logged before."""
+        """Score the model as it is now, say so and show it; log it, unless its step was logged before.
+
+        Asked to stop before it has seen all rows, it leaves that for the next start.
+        """
         take_writers_buffers(self.model, self.ranks)
         results = evaluate(self.model, self.eval_samples, self.config, self.device, self.ranks, self.stop)
-        if not results:  # asked to stop before it had seen all
-            return
-        self.results, self.progress.evaluated_step = results, self.progress.step
-        if not self.log:
-            return
-        if log:
-            self.log.add(self.progress.step, self.epoch, results)
-        tqdm.write(
-            f"step {self.progress.step:>6}  eval loss {results['eval_loss']:.4f}  "
-            f"mean IoU {results['eval_mean_iou']:.4f}  pixel accuracy {results['eval_overall_accuracy']:.4f}  "
-            f"{results['eval_samples_per_second']:.1f} images/s"
-        )
-        self.show()
+        if results:
+            self.history.add_evaluation(results, log)
+            if self.ranks.is_writer:
+                shown = predict_samples(self.model, self.eval_samples, self.config, self.device)
+                refresh_report(self.output_dir, self.history.step, shown, self.model.config.num_labels)
 
     def save(self) -> None:
         """Write a checkpoint of this step and let old ones go."""
-        step = self.progress.step
-        self.note_best()
+        history, step = self.history, self.history.step
+        if self.is_saved(step):  # where a run is stopped changes nothing about which step is its best
+            history.note_best()
         if not self.ranks.is_writer:
             return
-        self.require_finite_weights()
+        check_finite(self.model, step)
         state = {
-            "rows_per_step": self.rows_per_step,
+            "rows_per_step": self.plan.rows_per_step,
             "rows": self.rows,
             "config": asdict(self.config),
-            "progress": asdict(self.progress),
-            "unlogged": self.read_steps(),
+            "progress": asdict(history.progress),
+            "unlogged": history.read_unread(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
         save_checkpoint(self.output_dir, step, self.save_model_files, state)
-        rotate_checkpoints(self.output_dir, self.config.save_total_limit, step, self.progress.best_step)
-
-    def require_finite_weights(self) -> None:
-        """Refuse to save a model that is broken; the last checkpoint stays what it was."""
-        for name, weight in self.model.named_parameters():
-            if not torch.isfinite(weight).all():
-                raise FloatingPointError(
-                    f"{name} is not finite after step {self.progress.step}; nothing was saved. Lower --learning-rate"
-                )
+        rotate_checkpoints(self.output_dir, self.config.save_total_limit, step, history.progress.best_step)
 
     def save_model_files(self, folder: Path) -> None:
         """Write what makes a folder a model."""
@@ -1004,74 +571,37 @@ class Run:
     def finish(self) -> None:
         """Leave the last weights, or the best if asked for, and everything that tells about them."""
         self.ranks.wait()
+        history = self.history
         if self.ranks.is_writer:
             self.save_model_files(self.output_dir)
-        best = self.ranks.decide(self._find_best)
-        if best is not None:
-            self.model.load_state_dict(Segformer.from_pretrained(self.output_dir / f"checkpoint-{best}").state_dict())
-            self.progress.step = best
+        if self.config.load_best_model_at_end and history.progress.best_step not in (None, history.step):
+            best = self.ranks.decide(lambda: whole_checkpoint(self.output_dir, history.progress.best_step))
+            if best is not None:
+                self.model.load_state_dict(Segformer.from_pretrained(best).state_dict())
+                history.go_back_to_best()
+        if not history.results:  # of these weights: of a run resumed at its end, too
             self.evaluate(log=False)
             if self.ranks.is_writer:
                 self.save_model_files(self.output_dir)
-        elif not self.results:  # resumed at the end
-            self.evaluate(log=False)
         if self.ranks.is_writer:
-            self.write_results()
-            write_card(
-                self.output_dir,
-                self.model.config.num_labels,
-                self.parameters,
-                self.results,
-                asdict(self.config),
-                image_size=self.processor.size,
-                dataset=HubSource.parse(self.config.dataset),
-                repository=self.repository,
-            )
-            if self.repository:
-                print(f"published as {publish_run(self.output_dir, self.repository)}")
+            self.tell()
+            self.publish()
         self.ranks.wait()  # all leave together
 
-    def _find_best(self) -> int | None:
-        """The step whose weights are to replace the last ones, if any."""
-        best = self.progress.best_step
-        if not self.config.load_best_model_at_end or best in (None, self.progress.step):
-            return None
-        try:
-            check_whole(self.output_dir / f"checkpoint-{best}")
-        except (ValueError, OSError) as error:
-            logger.warning("the last weights stay, for the best are damaged: %s", error)
-            return None
-        return best
-
-    def write_results(self) -> None:
+    def tell(self) -> None:
         """The scores as a file, the report once more with them, and the table of classes on the terminal."""
-        text = json.dumps(without_nan({"step": self.progress.step, **self.results}), indent=2)
-        write_atomically(self.output_dir / RESULTS_NAME, text + "\n")
+        results = self.history.results
+        write_results(self.output_dir, self.history.step, results)
         build_report(self.output_dir)
-        print(class_table(self.results, self.model.config.id2label))
-        print(f"mean IoU {self.results['eval_mean_iou']:.4f} in {self.output_dir}, see {REPORT_NAME} there")
+        print(class_table(results, self.model.config.id2label))
+        print(f"mean IoU {results['eval_mean_iou']:.4f} in {self.output_dir}, see {REPORT_NAME} there")
 
-    def describe(self) -> None:
-        """Keep what the report says of the run as a whole."""
-        RunDescription(
-            settings=shareable(asdict(self.config)),
-            class_names=[name.strip() for name in self.model.config.id2label.values()],
-            model=f"SegFormer-{(variant_of(self.model.config) or 'custom').upper()}",
-            parameters=self.parameters,
-            train_images=0 if self.config.eval_only else len(self.train_samples),
-            eval_images=len(self.eval_samples),
-            image_size=list(self.processor.size),
-            total_steps=self.total_steps,
-        ).save(self.output_dir)
-
-    def show(self) -> None:
-        """Add what the model makes of a few samples to the report, which no run ends for."""
-        shown = predict_samples(self.model, self.eval_samples, self.config, self.device)
-        try:
-            save_shown(self.output_dir, self.progress.step, shown, palette(self.model.config.num_labels))
-            build_report(self.output_dir)
-        except (OSError, ValueError) as error:
-            logger.warning("cannot write the report: %s", error)
+    def publish(self) -> None:
+        """Write the model card, and upload the run if asked to."""
+        dataset = HubSource.parse(self.config.dataset)
+        write_card(self.output_dir, self.about, self.history.results, dataset, self.repository)
+        if self.repository:
+            print(f"published as {publish_run(self.output_dir, self.repository)}")
 
 
 def train(config: TrainConfig) -> Path:
@@ -1090,7 +620,7 @@ def train(config: TrainConfig) -> Path:
             run.stop.signal = None  # what is left takes seconds and is not cut off halfway
             run.finish()
     finally:
-        run.release()
+        run.earlier.release()
     return run.output_dir
 
 

@@ -150,6 +150,10 @@ class Samples(Dataset[Sample]):
             return cast(SceneParse150, self.dataset.dataset).name(self.dataset.indices[row])
         return self.dataset.name(row)
 
+    def identity(self) -> dict[str, Any]:
+        """What tells these rows from others, wherever they lie; two of them are read for it."""
+        return {"count": len(self), "first": self.name(0), "last": self.name(len(self) - 1)}
+
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
     """Stack what has one size into (B, ...) tensors; what follows the photos' own sizes, and places, stay lists."""
@@ -164,6 +168,17 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
             )
         batch[name] = torch.stack(values) if name in ("images", "labels") else values
     return batch
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch on the device; copies from pinned memory overlap with computation."""
+
+    def move(values: Any) -> Any:
+        if isinstance(values, Tensor):
+            return values.to(device, non_blocking=True)
+        return [move(value) for value in values] if isinstance(values, list) else values
+
+    return {name: move(values) for name, values in batch.items()}
 
 
 class Loader:

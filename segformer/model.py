@@ -32,6 +32,11 @@ class Segformer(nn.Module):
         self.load_report = pretrained.LoadReport()
         self.apply(self._initialize)
 
+    @property
+    def num_parameters(self) -> int:
+        """How many weights there are to learn."""
+        return sum(weight.numel() for weight in self.parameters())
+
     def forward(self, images: Tensor) -> Tensor:
         return self.decoder(self.encoder(images))
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segformer.pages.record import RunDescription
 from segformer.pages.samples import NO_CLASS, save_predictions, save_samples
 from segformer.pictures import palette
+from segformer.training.description import RunDescription
 
 CLASS_NAMES = ["wall", "floor", "sky", "tree", "street lamp", "rug", "only predicted", "never there"]
 NUM_LABELS = len(CLASS_NAMES)

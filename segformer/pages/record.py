@@ -8,45 +8,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segformer.files import write_atomically
 from segformer.pages.curves import NO_NUMBER, TIMES, as_number
 from segformer.pages.samples import ReportSample, load_samples
 from segformer.training.checkpoints import find_checkpoints
+from segformer.training.description import LAST_STEP, RESULTS_NAME, RunDescription, read_object
 from segformer.training.history import LOG_NAME
 
-DESCRIPTION_NAME = "run.json"
-RESULTS_NAME = "eval_results.json"
 _MOST_CLASSES = 4096
-_LAST_STEP = 2**53  # the last whole number that a script can count
-
-
-@dataclass(frozen=True)
-class RunDescription:
-    """What a run knows before its first step, kept as ``run.json``; any of it may be missing."""
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    class_names: list[str] = field(default_factory=list)
-    model: str = ""  # such as "SegFormer-B0"
-    parameters: int = 0
-    train_images: int = 0
-    eval_images: int = 0
-    image_size: list[int] = field(default_factory=list)  # height and width that the model sees
-    total_steps: int = 0
-
-    def save(self, output_dir: Path) -> None:
-        """Write ``run.json``."""
-        write_atomically(output_dir / DESCRIPTION_NAME, json.dumps(asdict(self), indent=2) + "\n")
-
-    @classmethod
-    def load(cls, output_dir: Path) -> RunDescription:
-        """The description in a folder, without what is missing there or of another kind than it should be."""
-        held, empty = _read_object(output_dir / DESCRIPTION_NAME), cls()
-        kinds = {each.name: type(getattr(empty, each.name)) for each in fields(cls)}
-        return cls(**{name: held[name] for name, kind in kinds.items() if _is(held.get(name), kind)})
 
 
 @dataclass(frozen=True)
@@ -62,7 +34,7 @@ class RunRecord:
     results: Mapping[str, Any] = field(default_factory=dict)
     class_names: Sequence[str] = ()
     samples: Sequence[ReportSample] = ()
-    about: RunDescription = RunDescription()
+    about: RunDescription = field(default_factory=RunDescription)
 
     @classmethod
     def load(cls, output_dir: Path) -> RunRecord:
@@ -102,7 +74,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
             entries.append({**entry, "step": int(entry["step"])})
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
-    return sorted((entry for entry in entries if 0 <= entry["step"] <= _LAST_STEP), key=lambda entry: entry["step"])
+    return sorted((entry for entry in entries if 0 <= entry["step"] <= LAST_STEP), key=lambda entry: entry["step"])
 
 
 def final_results(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -111,7 +83,7 @@ def final_results(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> dic
     A run that went on from an earlier step lies beside the results of the attempt before it, until it ends as well.
     """
     logged = [entry for entry in history if "eval_mean_iou" in entry]
-    saved = _read_object(output_dir / RESULTS_NAME)
+    saved = read_object(output_dir / RESULTS_NAME)
     step = saved.get("step")
     if isinstance(step, int) and (not logged or (_is_finished(history) and step <= history[-1]["step"])):
         return saved
@@ -124,10 +96,6 @@ def numbers_of(results: Mapping[str, Any], key: str) -> list[float]:
     return [as_number(value) for value in values] if isinstance(values, list) else []
 
 
-def _is(value: object, kind: type) -> bool:
-    return isinstance(value, kind) and (not isinstance(value, int) or 0 <= value <= _LAST_STEP)
-
-
 def _is_finished(history: Sequence[Mapping[str, Any]]) -> bool:
     return bool(history) and "train_runtime" in history[-1]
 
@@ -135,19 +103,11 @@ def _is_finished(history: Sequence[Mapping[str, Any]]) -> bool:
 def _names_of_config(output_dir: Path) -> list[str]:
     """Class names from the model's config.json: that of the folder, or of its last checkpoint."""
     for folder in (output_dir, *reversed(find_checkpoints(output_dir).values())):
-        names = _read_object(folder / "config.json").get("id2label")
+        names = read_object(folder / "config.json").get("id2label")
         if isinstance(names, dict) and names and all(key.isdecimal() and len(key) < 9 for key in names):
             by_id = {int(key): str(name).strip() for key, name in names.items()}
             return [by_id.get(k, f"class {k}") for k in range(min(max(by_id) + 1, _MOST_CLASSES))]
     return []
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return held if isinstance(held, dict) else {}
 
 
 # ------------------------------------------------------------------------------------------------------------- facts

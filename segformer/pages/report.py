@@ -9,6 +9,7 @@ files give the same page, byte for byte; a piece that is missing or half written
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +35,7 @@ from segformer.pages.page import (
     swatch,
 )
 from segformer.pages.record import RunRecord, facts, headline, numbers_of, percent_text, score_text
-from segformer.pages.samples import NO_CLASS, ReportSample
+from segformer.pages.samples import NO_CLASS, ReportSample, Shown, save_shown
 from segformer.pictures import palette
 from segformer.training.history import LOG_NAME
 
@@ -44,12 +45,23 @@ _MOST_KEYS = 12  # classes named under a sample
 _MARKS = bytes((0, 0, 0, 217, 72, 34, 128, 128, 128))  # right, wrong, nothing labelled
 _MARKS_OPACITY = bytes((0, 255, 110))
 
+logger = logging.getLogger(__name__)
+
 
 def build_report(output_dir: Path) -> Path:
     """Write the report of a run from the files in its folder, replacing the one before at once; return its path."""
     path = output_dir / REPORT_NAME
     write_atomically(path, render_report(RunRecord.load(output_dir)))
     return path
+
+
+def refresh_report(output_dir: Path, step: int, shown: Sequence[Shown], num_labels: int) -> None:
+    """Add what the model makes of a few samples after a step to the report, which no run ends for."""
+    try:
+        save_shown(output_dir, step, shown, palette(num_labels))
+        build_report(output_dir)
+    except (OSError, ValueError) as error:
+        logger.warning("cannot write the report: %s", error)
 
 
 def render_report(record: RunRecord) -> Html:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from segformer.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, is_plain
 
@@ -121,6 +122,26 @@ def check_whole(checkpoint: Path) -> None:
             raise ValueError(
                 f"{checkpoint / name} is damaged: it is not what was written there, by {SUMS_NAME}; resume from "
                 "another checkpoint"
+            )
+
+
+def whole_checkpoint(output_dir: Path, step: int | None) -> Path | None:
+    """The checkpoint of a step, or None, with a warning, where it is damaged."""
+    folder = output_dir / f"checkpoint-{step}"
+    try:
+        check_whole(folder)
+    except (ValueError, OSError) as error:
+        logger.warning("the last weights stay, for the best are damaged: %s", error)
+        return None
+    return folder
+
+
+def check_finite(model: nn.Module, step: int) -> None:
+    """Refuse to save a model that is broken; the last checkpoint stays what it was."""
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise FloatingPointError(
+                f"{name} is not finite after step {step}; nothing was saved. Lower --learning-rate"
             )
 
 

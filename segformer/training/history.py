@@ -1,4 +1,7 @@
-"""The history of a run: where it is, its log, its clock and memory."""
+"""The history of a run: its plan, where it is, its losses and scores, its log, its line of progress.
+
+``log.jsonl`` has one JSON object a line, with the keys of Trainer's log.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,186 @@ import math
 import platform
 import resource
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from segformer.files import write_atomically
 
 LOG_NAME = "log.jsonl"
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run: how many there are, and how they go over its rows. A step may span ranks and passes."""
+
+    num_rows: int
+    rows_per_step: int
+    total_steps: int
+
+    @classmethod
+    def over(cls, num_rows: int, rows_per_step: int, epochs: float, max_steps: int) -> Plan:
+        """So many ``epochs``, or ``max_steps`` if above 0."""
+        steps_per_epoch = math.ceil(num_rows / rows_per_step)
+        return cls(num_rows, rows_per_step, max_steps if max_steps > 0 else math.ceil(steps_per_epoch * epochs))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.num_rows / self.rows_per_step)
+
+    def epoch(self, step: int) -> float:
+        """How often the rows have been gone over after a step."""
+        return step / self.steps_per_epoch
+
+    def num_images(self, steps: Sequence[int]) -> int:
+        """How many images these steps see, counted from 1; the last step of an epoch may have fewer than others."""
+        left = (self.num_rows - (step - 1) % self.steps_per_epoch * self.rows_per_step for step in steps)
+        return sum(min(self.rows_per_step, rows) for rows in left)
+
+
+@dataclass
+class Progress:
+    """Where a run is, the last step that was evaluated, and the best evaluated step that was also saved."""
+
+    step: int = 0
+    evaluated_step: int | None = None
+    best_step: int | None = None
+    best_mean_iou: float = -1.0
+
+    def __post_init__(self) -> None:
+        for name in ("step", "evaluated_step", "best_step"):
+            value = getattr(self, name)
+            if not (value is None and name != "step") and (type(value) is not int or not 0 <= value < 2**53):
+                raise ValueError(f"{name} is {value!r}; it must be the number of a step")
+        if not isinstance(self.best_mean_iou, float):
+            raise ValueError(f"best_mean_iou is {self.best_mean_iou!r}; it must be a number")
+
+
+class History:
+    """What has become of a run so far.
+
+    ``unread`` are loss and gradient norm of the steps since the last entry of the log, still on the device; ``results``
+    is the last evaluation. Every rank counts along, and the one for which ``open`` was called keeps the log.
+    """
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        self.plan = plan
+        self.progress = Progress()
+        self.unread: list[tuple[Tensor, Tensor]] = []
+        self.results: dict[str, Any] = {}
+        self._device = device
+        self.log: Log | None = None
+        self._bar = tqdm(disable=True)
+
+    @property
+    def step(self) -> int:
+        return self.progress.step
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the present step was evaluated."""
+        return self.progress.evaluated_step == self.step
+
+    def open(self, output_dir: Path) -> None:
+        """Begin or go on with the log in a folder."""
+        self.log = Log(output_dir, self.step, self.is_evaluated)
+
+    def start(self, loader: _Waiting) -> None:
+        """Take the time from now on, and how much of it goes by waiting for the batches of ``loader``."""
+        self._clock = Clock(loader, self.step)
+
+    @contextmanager
+    def progress_line(self) -> Iterator[None]:
+        """While this lasts, a line tells how far the run is."""
+        hidden = None if self.log else True
+        total = self.plan.total_steps
+        with tqdm(total=total, initial=self.step, desc="training", unit="step", disable=hidden) as self._bar:
+            yield
+
+    def add_step(self, loss: Tensor, grad_norm: Tensor) -> None:
+        """Remember what a step measured, without waiting for it."""
+        self.unread.append((loss, grad_norm))
+        self._bar.update()
+
+    def read_unread(self) -> list[tuple[float, float]]:
+        """Loss and gradient norm of every step since the last entry; reading them waits for the device."""
+        return [(float(loss), float(norm)) for loss, norm in self.unread]
+
+    def log_steps(
+        self, learning_rate: float, rows_of: Callable[[int], Sequence[str]], may_overflow: bool = False
+    ) -> None:
+        """Log the mean loss since the last entry.
+
+        Raises FloatingPointError, with the names of the ``rows_of`` the step, for one that is not finite. Gradients
+        ``may_overflow`` with a scaler, which then skips the step and lowers its scale.
+        """
+        losses, norms = zip(*self.read_unread(), strict=True)
+        self.unread = []
+        for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), start=self.step - len(losses) + 1):
+            if not math.isfinite(loss) or not (math.isfinite(norm) or may_overflow):
+                raise FloatingPointError(
+                    f"loss {loss:g}, gradient norm {norm:g} at step {step} (learning rate {learning_rate:g}, rows "
+                    f"{', '.join(rows_of(step))}); lower --learning-rate, or look at these rows"
+                )
+        loss, grad_norm = sum(losses) / len(losses), norms[-1]
+        self._add({"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate})
+        images_per_second = (self._bar.format_dict["rate"] or 0.0) * self.plan.rows_per_step
+        mean_iou = self.results.get("eval_mean_iou", math.nan)
+        self._bar.set_postfix_str(
+            f"loss {loss:.3f}, mean IoU {mean_iou:.3f}, {images_per_second:.1f} images/s, "
+            f"{self._clock.wait_share:.0%} waiting for data, {peak_memory_mib(self._device):.0f} MiB"
+        )
+
+    def add_evaluation(self, results: dict[str, Any], log: bool = True) -> None:
+        """Take the scores of the present step, say them and, unless they were logged before, ``log`` them."""
+        self.results, self.progress.evaluated_step = results, self.step
+        if log:
+            self._add(results)
+        if self.log:
+            tqdm.write(
+                f"step {self.step:>6}  eval loss {results['eval_loss']:.4f}  mean IoU {results['eval_mean_iou']:.4f}  "
+                f"pixel accuracy {results['eval_overall_accuracy']:.4f}  "
+                f"{results['eval_samples_per_second']:.1f} images/s"
+            )
+
+    def log_closing(self, num_devices: int) -> None:
+        """Log what all steps took, with evaluations and all checkpoints but the last, under Trainer's keys and more."""
+        steps, seconds = range(self._clock.first_step + 1, self.step + 1), self._clock.seconds
+        images_per_second = self.plan.num_images(steps) / seconds
+        self._add(
+            {
+                "train_runtime": seconds,
+                "train_samples_per_second": images_per_second,
+                "train_samples_per_second_per_device": images_per_second / num_devices,
+                "train_steps_per_second": len(steps) / seconds,
+                "data_wait_share": self._clock.wait_share,
+                "peak_memory_mib": peak_memory_mib(self._device),
+            }
+        )
+
+    def note_best(self) -> None:
+        """Remember the present step, which is being saved, if it was evaluated and none before it was better."""
+        score = self.results.get("eval_mean_iou", math.nan)
+        if self.step and self.is_evaluated and score > self.progress.best_mean_iou:
+            self.progress.best_step, self.progress.best_mean_iou = self.step, score
+
+    def go_back_to_best(self) -> None:
+        """Be at the best step once more; its weights are to be evaluated again."""
+        self.progress.step, self.results = self.progress.best_step or 0, {}
+
+    def _add(self, entries: dict[str, Any]) -> None:
+        if self.log:
+            self.log.add(self.step, self.plan.epoch(self.step), entries)
+
+
 class Log:
-    """A run's history, one JSON object a line, with the keys of Trainer's log.
+    """A run's log, one JSON object a line.
 
     What lies beyond ``last_step`` goes, and unless ``last_step`` was ``evaluated`` an evaluation of it, too, for there
     will be another.

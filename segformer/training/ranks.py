@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -57,6 +58,15 @@ class Ranks:
         told = torch.tensor(value, dtype=torch.int32)
         dist.all_reduce(told, dist.ReduceOp.MAX, group=self.hosts)
         return bool(told)
+
+    @contextmanager
+    def writer_first(self) -> Iterator[None]:
+        """Have the writer go through this block before the others."""
+        if not self.is_writer:
+            self.wait()
+        yield
+        if self.is_writer:
+            self.wait()
 
     def wait(self) -> None:
         """Go on when every rank has come here."""

@@ -1,12 +1,124 @@
-"""Going on with an earlier run."""
+"""Going on with an earlier run: its checkpoint found, compared with what is asked for, restored, its folder claimed."""
 
 from __future__ import annotations
 
+import glob
+import logging
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from segformer.files import WEIGHTS_NAME
-from segformer.training.checkpoints import check_whole, newest_checkpoint
-from segformer.training.output import check_output_dir
+from segformer.model import Segformer
+from segformer.training.checkpoints import (
+    STATE_NAME,
+    check_whole,
+    copy_checkpoint,
+    find_checkpoints,
+    newest_checkpoint,
+    read_training_state,
+    remove_leftovers,
+    set_aside_later,
+)
+from segformer.training.history import History, Progress
+from segformer.training.output import RunLock, check_output_dir, claim_output_dir, empty_output_dir
+from segformer.training.ranks import Ranks
+from segformer.training.recipes import TrainConfig
+from segformer.training.settings import check_resumable
+
+logger = logging.getLogger(__name__)
+
+
+class EarlierRun:
+    """The checkpoint that a run goes on from; without one, the run starts at the beginning and this does little.
+
+    Raises ValueError or FileNotFoundError where the settings name a checkpoint that is not whole, where they would make
+    another run of it, and where a new run would lose what its output folder holds.
+    """
+
+    def __init__(self, config: TrainConfig, ranks: Ranks) -> None:
+        self._config = config
+        self._ranks = ranks
+        self._lock: RunLock | None = None
+        self.checkpoint: Path | None = ranks.decide(self._find)
+        self._state: dict[str, Any] = {}
+        if self.checkpoint:
+            self._state = read_training_state(self.checkpoint)
+            check_resumable(config, self._state["config"])
+        elif config.resume_from_checkpoint == "last":
+            logger.warning("no checkpoint in %s: starting at step 0", config.output_dir)
+
+    def restore(
+        self,
+        model: Segformer,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        history: History,
+        rows: dict[str, Any],
+    ) -> None:
+        """Bring optimiser, scaler and history to where they were; ``rows`` tell the training rows from others."""
+        if self.checkpoint is None:
+            return
+        self._check_fit(model, history, rows)
+        try:
+            _restore(self._state, optimizer, scaler, history)
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{self.checkpoint / STATE_NAME} does not fit this run ({said})") from error
+        if history.progress.best_step not in find_checkpoints(self.checkpoint.parent):
+            history.progress.best_step, history.progress.best_mean_iou = None, -1.0
+        logger.info("resuming from %s", self.checkpoint)
+
+    def claim_output_dir(self, history: History) -> Path:
+        """The output folder, made ready for the steps after the present one, and closed to other runs."""
+        folder: Path = self._ranks.decide(lambda: self._claim(history.progress))
+        return folder
+
+    def release(self) -> None:
+        """Let other runs write to the output folder."""
+        if self._lock:
+            self._lock.release()
+
+    def _find(self) -> Path | None:
+        config = self._config
+        return find_resumed(config.output_dir, config.resume_from_checkpoint, config.overwrite_output_dir)
+
+    def _check_fit(self, model: Segformer, history: History, rows: dict[str, Any]) -> None:
+        state, config, rows_per_step = self._state, self._config, history.plan.rows_per_step
+        if model.load_report.mismatched or model.load_report.missing:
+            raise ValueError(f"{self.checkpoint} has other classes than the {model.config.num_labels} asked for")
+        held = state["rows"]
+        comparable = all(isinstance(value, str | int) for value in held.values())
+        if not comparable or held != rows:  # their folder may have moved, they may not have changed
+            raise ValueError(
+                f"the checkpoint was trained on {held.get('count')} rows of {state['config'].get('dataset')!r}, from "
+                f"{held.get('first')}; this run has {rows['count']} of {config.dataset!r}, from {rows['first']}"
+            )
+        if state["rows_per_step"] != rows_per_step:
+            raise ValueError(
+                f"the checkpoint was trained with {state['rows_per_step']} rows a step over all ranks and passes, this "
+                f"run asks for {rows_per_step}; change --per-device-train-batch-size or accumulation"
+            )
+
+    def _claim(self, progress: Progress) -> Path:
+        config, checkpoint = self._config, self.checkpoint
+        if checkpoint is None:
+            _check_that_nothing_it_is_made_from_is_lost(config)
+        named = config.output_dir or (checkpoint and checkpoint.parent)
+        folder, self._lock = claim_output_dir(named, config.recipe)
+        if self._find() != checkpoint:  # found before there was a lock
+            raise ValueError(f"another run has written to {folder} meanwhile; start again")
+        if checkpoint is None:
+            # A run that ended before its first checkpoint has nothing to go on from, and nothing to lose.
+            empty_output_dir(folder, config.overwrite_output_dir or config.resume_from_checkpoint == "last")
+            return folder
+        remove_leftovers(folder)
+        set_aside_later(folder, progress.step)
+        if folder.resolve() != checkpoint.resolve().parent:
+            _bring_along(checkpoint, folder, progress)
+        return folder
 
 
 def find_resumed(output_dir: str | None, resume_from: str | None, overwrite: bool) -> Path | None:
@@ -30,3 +142,45 @@ def find_resumed(output_dir: str | None, resume_from: str | None, overwrite: boo
     if newest is None and (Path(output_dir) / WEIGHTS_NAME).exists():
         raise ValueError(f"{output_dir} holds a model but no checkpoint to go on from; name another --output-dir")
     return newest
+
+
+def _restore(
+    state: dict[str, Any], optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, history: History
+) -> None:
+    settings = optimizer.state_dict()["param_groups"]  # of this run, whose settings were found the same
+    optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
+    num_moments = len(optimizer.state)  # none where a scaler has skipped every step so far
+    if num_moments != sum(len(group["params"]) for group in settings) and (num_moments or not state["scaler"]):
+        raise ValueError(f"optimiser moments for {num_moments} of its weights")
+    for weight, moments in optimizer.state.items():  # fused AdamW would read beyond moments of other shapes
+        shapes = {"step": torch.Size(), "exp_avg": weight.shape, "exp_avg_sq": weight.shape}
+        if {name: moment.shape for name, moment in moments.items()} != shapes:
+            raise ValueError(f"optimiser moments of another shape than {list(weight.shape)}")
+        if not (moments["step"] > 0 and all(moment.dtype == torch.float32 for moment in moments.values())):
+            raise ValueError("optimiser moments that no step has made")
+    if state["scaler"] and scaler.is_enabled():
+        scaler.load_state_dict(state["scaler"])
+    history.progress = Progress(**state["progress"])
+    history.unread = [(torch.tensor(float(loss)), torch.tensor(float(norm))) for loss, norm in state["unlogged"]]
+
+
+def _bring_along(checkpoint: Path, folder: Path, progress: Progress) -> None:
+    """Copy what a run in another folder needs to be gone on with: this checkpoint and the best."""
+    copy_checkpoint(checkpoint, folder, progress.step)
+    best = progress.best_step
+    if best in (None, progress.step):
+        return
+    try:
+        copy_checkpoint(checkpoint.parent / f"checkpoint-{best}", folder, best)
+    except (ValueError, OSError) as error:
+        logger.warning("the best checkpoint so far stays behind: %s", error)
+        progress.best_step, progress.best_mean_iou = None, -1.0
+
+
+def _check_that_nothing_it_is_made_from_is_lost(config: TrainConfig) -> None:
+    folder = Path(config.output_dir or ".").resolve()
+    for name in ("checkpoint", "dataset", "label_names"):
+        parts = Path(getattr(config, name) or "/").parts
+        source = Path(*takewhile(lambda part: not glob.has_magic(part), parts))  # of a glob, the folder
+        if config.output_dir and source.exists() and source.resolve().is_relative_to(folder):
+            raise ValueError(f"{name} {source} lies in the output folder, which is emptied; name another --output-dir")

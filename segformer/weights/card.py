@@ -16,7 +16,6 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from segformer.files import write_atomically
 from segformer.weights.hub import is_repository
-from segformer.weights.publish import shareable
 
 _TEMPLATE = """---
 {metadata}
@@ -99,32 +98,42 @@ class HubDataset(Protocol):
     def revision(self) -> str | None: ...
 
 
+class Run(Protocol):
+    """The run that made the model: its settings as strangers may see them, its classes, and what the model saw."""
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+    @property
+    def class_names(self) -> list[str]: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def image_size(self) -> list[int]: ...
+
+
 def write_card(
     folder: Path,
-    num_labels: int,
-    parameters: int,
+    run: Run,
     results: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    image_size: Sequence[int],
     dataset: HubDataset | None = None,
     repository: str | None = None,
 ) -> None:
-    """Write ``README.md``; ``results`` are the last evaluation's entries, ``settings`` those of the run.
+    """Write ``README.md``; ``results`` are the last evaluation's entries.
 
-    ``image_size`` is the (height, width) that the model saw, ``dataset`` the Hub's, if the settings name one there, and
-    ``repository`` the id that the folder will have on the Hub, if it goes there.
+    ``dataset`` is the Hub's, if the run was trained on one, and ``repository`` the id that the folder will have
+    on the Hub, if it goes there.
     """
-    title, shared = _one_line(folder.resolve().name), shareable(settings)
+    title, settings = _one_line(folder.resolve().name), run.settings
     base = settings["checkpoint"] if is_repository(settings["checkpoint"] or "") else None
-    about = {"data": dataset.name if dataset else _one_line(shared["dataset"]), "split": _one_line(_split(settings))}
-    short, protocol = _protocol(image_size, settings)
+    about = {"data": dataset.name if dataset else _one_line(settings["dataset"]), "split": _one_line(_split(settings))}
+    short, protocol = _protocol(run.image_size, settings)
     scores = {name: float(results.get(f"eval_{name}", math.nan)) for name in (*_SCORES, "loss")}
     card = _TEMPLATE.format(
         metadata=_metadata(title, scores, dataset, base, about, short),
         title=re.sub(r"([\\`*\[\]<>#|&!~$])", r"\\\1", title),  # what Markdown would not show as it is
-        num_labels=num_labels,
-        parameters=parameters,
-        origin=_origin(shared["checkpoint"], base),
+        num_labels=len(run.class_names),
+        parameters=run.parameters,
+        origin=_origin(settings["checkpoint"], base),
         pictures=_pictures(folder),
         results=_table("score", {_SCORES.get(name, name): _number(score) for name, score in scores.items()}),
         dataset=f"[{dataset.name}](https://huggingface.co/datasets/{dataset.name})"
@@ -134,9 +143,9 @@ def write_card(
         protocol=protocol,
         name=json.dumps(repository or settings.get("hub_model_id") or folder.resolve().name, ensure_ascii=False),
         hyperparameters=_table(
-            "setting", {name: _code(str(value)) for name, value in shared.items() if name not in _OF_THE_PLACE}
+            "setting", {name: _code(str(value)) for name, value in settings.items() if name not in _OF_THE_PLACE}
         ),
-        licence=_licence(shared["checkpoint"], base),
+        licence=_licence(settings["checkpoint"], base),
     )
     # A folder's name may hold bytes that are no text.
     write_atomically(folder / "README.md", card.encode("utf-8", "backslashreplace"))

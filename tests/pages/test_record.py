@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from run_folders import CLASS_NAMES, final_scores, write_log, write_run
 
-from segformer.pages.record import RunDescription, RunRecord, facts, final_results, headline, read_history
+from segformer.pages.record import RunRecord, facts, final_results, headline, read_history
 from segformer.pages.samples import load_samples
+from segformer.training.description import RunDescription
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 

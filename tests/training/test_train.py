@@ -227,7 +227,7 @@ def test_a_run_brought_to_another_folder_goes_on_there_before_it_has_saved(
     first = train(configure("guide", **settings))
     moved = {**settings, "output_dir": str(tmp_path / "another")}
     run = training.Run(configure("guide", **moved, resume_from_checkpoint=str(first / "checkpoint-3")))
-    run.release()  # as if it had been killed now
+    run.earlier.release()  # as if it had been killed now
     resumed = train(configure("guide", **moved, resume_from_checkpoint="last"))
     assert _weights(resumed) == _weights(first)
     assert _log(resumed)[0]["step"] == 4
@@ -240,13 +240,13 @@ def test_a_damaged_best_checkpoint_does_not_replace_the_last_weights(
     best_kept = {**settings, **scored, "load_best_model_at_end": True, "lr_scheduler_type": "constant"}
     run = training.Run(configure("guide", **best_kept))
     run.train()
-    best = run.output_dir / f"checkpoint-{run.progress.best_step}"
-    assert run.progress.best_step != 6
+    best = run.output_dir / f"checkpoint-{run.history.progress.best_step}"
+    assert run.history.progress.best_step != 6
     content = bytearray((best / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (best / "model.safetensors").write_bytes(content)
     run.finish()
-    run.release()
+    run.earlier.release()
     assert _weights(run.output_dir) == _weights(run.output_dir / "checkpoint-6")
     assert f"{best}/model.safetensors is damaged" in caplog.text
 
@@ -316,7 +316,7 @@ def test_shards_that_a_glob_finds_in_the_output_folder_are_not_deleted(settings:
 def test_the_closing_entry_is_logged_before_the_last_checkpoint(settings: dict[str, Any]) -> None:
     run = training.Run(configure("guide", **settings))
     run.train()  # and not finished, as if it had been killed now
-    run.release()
+    run.earlier.release()
     resumed = train(configure("guide", **settings, resume_from_checkpoint="last"))
     assert ["train_runtime" in entry for entry in _log(resumed)].count(True) == 1
     assert (resumed / "eval_results.json").exists()
@@ -389,11 +389,11 @@ def test_training_works_in_a_thread_of_another_program(settings: dict[str, Any])
 
 def test_a_log_that_cannot_be_written_names_the_file(settings: dict[str, Any]) -> None:
     run = training.Run(configure("guide", **settings))
-    assert run.log
-    run.log.path.unlink()
-    run.log.path.symlink_to("/dev/full")
+    assert run.history.log
+    run.history.log.path.unlink()
+    run.history.log.path.symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"cannot write to .*log.jsonl \(No space left on device\)"):
-        run.log.add(1, 0.5, {"loss": 1.0})
+        run.history.log.add(1, 0.5, {"loss": 1.0})
 
 
 def test_best_needs_saved_steps_that_are_evaluated(settings: dict[str, Any]) -> None:
@@ -751,26 +751,26 @@ def test_leftovers_of_cut_off_saves_go_when_a_run_goes_on(settings: dict[str, An
 
 def test_of_several_broken_steps_the_first_is_named(settings: dict[str, Any]) -> None:
     run = training.Run(configure("guide", **settings))
-    run.progress.step = 4
+    run.history.progress.step = 4
     good, bad = (training.StepResult(torch.tensor(loss), torch.tensor(1.0)) for loss in (1.0, math.inf))
-    run.unlogged = [good, good, bad, bad]
+    run.history.unread = [good, good, bad, bad]
     with pytest.raises(FloatingPointError, match="loss inf, gradient norm 1 at step 3"):
-        run.log_steps(0.1, None, None)
+        run.history.log_steps(0.1, run.names_of)
 
 
 def test_a_step_whose_gradients_overflow_is_skipped_and_lowers_the_scale(settings: dict[str, Any]) -> None:
     run = training.Run(configure("guide", **{**settings, "max_steps": 5, "eval_steps": 5, "save_steps": 5}))
     run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     weight = run.model.decoder.classifier.weight
-    weight.register_hook(lambda gradient: gradient * (math.inf if run.progress.step in (1, 3) else 1.0))
+    weight.register_hook(lambda gradient: gradient * (math.inf if run.history.progress.step in (1, 3) else 1.0))
     seen = [weight.detach().clone()]
-    log_steps = run.log_steps
+    log_steps = run.history.log_steps
 
     def watch(*arguments: Any) -> None:
         seen.append(weight.detach().clone())
         log_steps(*arguments)
 
-    run.log_steps = watch  # type: ignore[method-assign]
+    run.history.log_steps = watch  # type: ignore[method-assign]
     run.train()
     moved = [not torch.equal(before, after) for before, after in pairwise(seen)]
     assert moved == [False, True, False, True, True]
@@ -785,7 +785,7 @@ def test_a_resumed_run_goes_on_with_the_scale_it_had(settings: dict[str, Any]) -
     assert run.scaler.get_scale() == 2.0**8  # doubled once, after four steps
     resumed = training.Run(configure("guide", **settings, resume_from_checkpoint="last"))
     resumed.scaler = torch.amp.GradScaler("cpu", growth_interval=4)
-    resumed._restore(read_training_state(run.output_dir / "checkpoint-6"))
+    resumed.earlier.restore(resumed.model, resumed.optimizer, resumed.scaler, resumed.history, resumed.rows)
     assert resumed.scaler.state_dict() == run.scaler.state_dict()
 
 

@@ -22,6 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load
 
 from data.sources.hub import HubSource
+from segformer.training.description import RunDescription
 from segformer.weights.card import write_card
 from segformer.weights.publish import full_id, shareable
 from train import configure
@@ -486,7 +487,9 @@ def card_of(folder: Path, recipe: str = "guide", results: dict[str, Any] | None 
     config = configure(recipe, **settings)
     results = {**RESULTS, **(results or {})}
     dataset = HubSource.parse(config.dataset)
-    write_card(folder, 150, 3_752_694, results, asdict(config), image_size=[512, 640], dataset=dataset)
+    names = [f"class {k}" for k in range(150)]
+    run = RunDescription(shareable(asdict(config)), names, parameters=3_752_694, image_size=[512, 640])
+    write_card(folder, run, results, dataset)
     return ModelCard.load(folder / "README.md")
 
 

@@ -1,0 +1,60 @@
+"""What a run knows of itself before its first step, and what it scored: files that pages are made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from segformer.files import write_atomically
+from segformer.training.history import without_nan
+
+DESCRIPTION_NAME = "run.json"
+RESULTS_NAME = "eval_results.json"
+LAST_STEP = 2**53  # the last whole number that a script can count
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What a run knows before its first step, kept as ``run.json``; any of it may be missing."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    class_names: list[str] = field(default_factory=list)
+    model: str = ""  # such as "SegFormer-B0"
+    parameters: int = 0
+    train_images: int = 0
+    eval_images: int = 0
+    image_size: list[int] = field(default_factory=list)  # height and width that the model sees
+    total_steps: int = 0
+
+    def save(self, output_dir: Path) -> None:
+        """Write ``run.json``."""
+        write_atomically(output_dir / DESCRIPTION_NAME, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, output_dir: Path) -> RunDescription:
+        """The description in a folder, without what is missing there or of another kind than it should be."""
+        held, empty = read_object(output_dir / DESCRIPTION_NAME), cls()
+        kinds = {each.name: type(getattr(empty, each.name)) for each in fields(cls)}
+        return cls(**{name: held[name] for name, kind in kinds.items() if _is(held.get(name), kind)})
+
+
+def write_results(output_dir: Path, step: int, results: Mapping[str, Any]) -> None:
+    """Write the scores of a step as ``eval_results.json``."""
+    text = json.dumps(without_nan({"step": step, **results}), indent=2)
+    write_atomically(output_dir / RESULTS_NAME, text + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and (not isinstance(value, int) or 0 <= value <= LAST_STEP)
