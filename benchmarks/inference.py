@@ -28,6 +28,7 @@ from PIL import Image
 import infer
 from benchmarks import measure, peers
 from data import SceneParse150
+from segformer import predictions
 from segformer.photos import open_photo
 from segformer.pictures import class_shares, label_map_picture, overlay, palette, with_legend
 
@@ -76,11 +77,11 @@ def pipeline_loop(photos: Path, checkpoint: str, output: Path) -> None:
         pictures = {"labels": f"{path.stem}_labels.png", "overlay": f"{path.stem}_overlay.png"}
         tinted = with_legend(overlay(photo, label_map, colours), shares, names, colours)
         for picture, name in zip((label_map_picture(label_map, colours), tinted), pictures.values(), strict=True):
-            picture.save(output / name, compress_level=infer.COMPRESS_LEVEL)
+            picture.save(output / name, compress_level=predictions.COMPRESS_LEVEL)
         segments = [{"label": names[k], "id": k, "share": round(share, 6)} for k, share in shares]
         size = {"width": photo.width, "height": photo.height}
         entries.append({"file": str(path), **size, **pictures, "segments": segments})
-    infer.write_segments(output, entries)
+    predictions.write_segments(output, entries)
 
 
 def agreement(one: Path, other: Path) -> float:

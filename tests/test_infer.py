@@ -22,20 +22,11 @@ import torch
 from PIL import Image
 
 from data import SceneParse150
-from infer import (
-    Segmented,
-    Worker,
-    check_output_dir,
-    find_photos,
-    infer,
-    newest_run,
-    one_line,
-    output_names,
-    parse_arguments,
-    segment_files,
-)
+from infer import find_photos, infer, newest_run, parse_arguments
 from segformer import ConfusionMatrix, ImageProcessor, Segformer, Segmenter
+from segformer.console import one_line
 from segformer.pictures import class_shares, overlay, palette
+from segformer.predictions import Segmented, Worker, check_output_dir, output_names, segment_files
 from segformer.views import Views
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -1,0 +1,219 @@
+"""A folder of predictions: what the files of a photo are called, how they are written, and ``segments.json``.
+
+Photos are worked on side by side, each from its file to its results by one thread: on a CPU, where a model runs photo
+by photo as fast as in batches, that keeps all cores busy while others read and write; a GPU takes turns and batches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from segformer.console import one_line
+from segformer.files import write_atomically
+from segformer.photos import open_photo
+from segformer.pictures import class_shares, label_map_picture, overlay, palette, with_legend
+from segformer.segmenter import Prediction, Segmenter
+
+SEGMENTS_NAME = "segments.json"
+# Of an overlay of 683 x 512, level 1 takes 8 ms and 189 KB, the default 6 takes 27 ms and 173 KB, 9 takes 105 ms.
+COMPRESS_LEVEL = 1
+_MOST_NAME_BYTES = 235  # what most file systems allow, less the longest ending and a number
+_MOST_WORKERS = 8
+
+
+def output_names(photos: Sequence[Path], earlier: Mapping[str, str] | None = None) -> dict[Path, str]:
+    """A name for the results of each photo: its own without the ending, numbered where two photos share one.
+
+    ``earlier`` are the names that photos, by their absolute paths, had in earlier runs: they keep them, and nobody else
+    gets them. Names too long for the endings of the results are cut.
+    """
+    earlier = earlier or {}
+    bases = {photo: _base_name(photo) for photo in photos}
+    sharing = Counter(map(_name_key, bases.values()))
+    reserved = set(map(_name_key, earlier.values()))
+    names: dict[Path, str] = {}
+    taken = set(sharing) | reserved
+    for photo, base in bases.items():
+        if (name := earlier.get(os.path.abspath(_shown_path(photo)))) is None:
+            name, number = base, 1
+            contested = sharing[_name_key(base)] > 1 or _name_key(base) in reserved
+            while contested and _name_key(name) in taken:
+                name, number = f"{base}_{number}", number + 1
+        taken.add(_name_key(name))
+        names[photo] = name
+    return names
+
+
+def _base_name(photo: Path) -> str:
+    return os.fsencode(photo.stem).decode("utf-8", "replace").encode()[:_MOST_NAME_BYTES].decode("utf-8", "ignore")
+
+
+def _name_key(name: str) -> str:
+    """What two names share that some file systems take for one."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _shown_path(path: Path) -> str:
+    """A path as text that any file can hold; bytes that are no UTF-8 are written out."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def check_output_dir(photos: Sequence[Path], folder: Path) -> None:
+    """Raise ValueError if results would land among the photos, to replace one or to be segmented the next time."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output-dir {folder} is a file; name a folder")
+    if folder.resolve() in {photo.resolve().parent for photo in photos}:
+        raise ValueError(f"--output-dir {folder} holds photos to segment; name another folder")
+
+
+def earlier_entries(folder: Path) -> list[dict[str, Any]]:
+    """The entries that earlier runs left in a folder. Raises ValueError for a ``segments.json`` of another kind."""
+    path = folder / SEGMENTS_NAME
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        for entry in entries:
+            labels = entry["labels"]
+            if not (isinstance(entry["file"], str) and labels.endswith("_labels.png") and Path(labels).name == labels):
+                raise ValueError("no photo, or no name of its label map")
+            _mask_names(entry)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is not one that infer.py wrote; move it, or name another --output-dir") from error
+    return list(entries)
+
+
+def remove_stale_masks(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Delete the masks that an earlier run wrote of a photo and that this one did not write again."""
+    for name in _mask_names(before) - _mask_names(now):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _mask_names(entry: Mapping[str, Any]) -> set[str]:
+    names = {segment["mask"] for segment in entry.get("segments", []) if "mask" in segment}
+    if not all(re.fullmatch(r"[^/\\]+_mask_\d+\.png", name) for name in names):
+        raise ValueError("a mask has a name that no mask is given")
+    return names
+
+
+def write_segments(folder: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """Write ``segments.json``, replacing the one before at once."""
+    write_atomically(folder / SEGMENTS_NAME, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A photo, upright, what was found in it, and its entry in ``segments.json``, which names what was written."""
+
+    path: Path
+    name: str
+    photo: Image.Image
+    prediction: Prediction
+    entry: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Takes photos from their files to their results; several threads may use one at the same time."""
+
+    segmenter: Segmenter
+    names: Mapping[Path, str]
+    folder: Path
+    opacity: float
+    masks: bool
+    scores: bool
+    turn: AbstractContextManager[Any]  # held while the model runs
+
+    def segment(self, paths: Sequence[Path]) -> list[Segmented | str]:
+        """Segment photos in one batch and write what was found; a line in place of each where that fails."""
+        done: dict[Path, Segmented | str] = {}
+        photos: dict[Path, Image.Image] = {}
+        for path in paths:
+            try:
+                photos[path] = open_photo(path)
+            except (ValueError, OSError) as error:
+                done[path] = _failure(path, error)
+        try:
+            with self.turn:
+                found = self.segmenter.predict(list(photos.values()), probability=self.scores)
+            for (path, photo), prediction in zip(photos.items(), found, strict=True):
+                done[path] = self.write(path, photo, prediction)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:  # such as a photo too large for the memory
+            if len(photos) > 1:
+                return [self.segment([path])[0] for path in paths]
+            done.update((path, _failure(path, error)) for path in photos)
+        return [done[path] for path in paths]
+
+    def write(self, path: Path, photo: Image.Image, prediction: Prediction) -> Segmented:
+        """Write the pictures of one photo."""
+        labels = self.segmenter.model.config.id2label
+        colours = palette(len(labels))
+        label_map, name = prediction.label_map, self.names[path]
+        shares = class_shares(label_map, len(labels))
+        pictures = {"labels": f"{name}_labels.png", "overlay": f"{name}_overlay.png"}
+        self._save(label_map_picture(label_map, colours), pictures["labels"])
+        tinted = overlay(photo, label_map, colours, self.opacity)
+        self._save(with_legend(tinted, shares, labels, colours), pictures["overlay"])
+        scores = prediction.scores()
+        segments = []
+        for k, share in shares:
+            segment: dict[str, Any] = {"label": labels[k], "id": k, "share": round(share, 6)}
+            if scores is not None:
+                segment["score"] = round(scores[k], 6)
+            if self.masks:
+                segment["mask"] = f"{name}_mask_{k:03d}.png"
+                self._save(Image.fromarray(np.where(label_map == k, 255, 0).astype(np.uint8)), segment["mask"])
+            segments.append(segment)
+        size = {"width": photo.width, "height": photo.height}
+        entry = {"file": _shown_path(path), **size, **pictures, "segments": segments}
+        return Segmented(path, name, photo, prediction, entry)
+
+    def _save(self, picture: Image.Image, name: str) -> None:
+        picture.save(self.folder / name, compress_level=COMPRESS_LEVEL)
+
+
+def _failure(path: Path, error: Exception) -> str:
+    message = str(error) or type(error).__name__
+    return one_line(message if str(path) in message else f"{path}: {message}")
+
+
+def segment_files(worker: Worker, photos: Sequence[Path], workers: int | None) -> Iterator[Segmented | str]:
+    """What ``worker`` makes of every photo, in their order, by several threads that share the cores."""
+    size = worker.segmenter.batch_size
+    # Windows are batched inside a photo.
+    size = 1 if worker.segmenter.views.window else size
+    batches = [photos[first : first + size] for first in range(0, len(photos), size)]
+    threads = torch.get_num_threads()
+    workers = min(workers or _usual_workers(worker.segmenter, threads), len(batches))
+    pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(max(1, threads // workers)))
+    waiting: deque[Future[list[Segmented | str]]] = deque()
+    try:
+        for batch in batches:
+            waiting.append(pool.submit(worker.segment, batch))
+            if len(waiting) > 2 * workers:  # results hold pictures; no more of them than are soon wanted
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _usual_workers(segmenter: Segmenter, threads: int) -> int:
+    if segmenter.device.type != "cpu":
+        return 4  # one is on the device while the others read and write
+    return 1 if segmenter.views.window else min(threads, _MOST_WORKERS)
