@@ -56,6 +56,7 @@ from segformer.pages.record import class_table
 from segformer.pages.report import REPORT_NAME, build_report, refresh_report
 from segformer.pages.samples import Shown
 from segformer.segmenter import choose_device, processor_of
+from segformer.training.arguments import parse_arguments
 from segformer.training.checkpoints import check_finite, rotate_checkpoints, save_checkpoint, whole_checkpoint
 from segformer.training.description import RunDescription, write_results
 from segformer.training.history import History, Plan
@@ -71,7 +72,7 @@ from segformer.training.ranks import (
     sum_over_ranks,
     take_writers_buffers,
 )
-from segformer.training.recipes import TrainConfig, configure, parse_arguments
+from segformer.training.recipes import TrainConfig, configure
 from segformer.training.resume import EarlierRun
 from segformer.views import mirrored_logits
 from segformer.weights.card import write_card

@@ -1,15 +1,13 @@
-"""Every setting of a run, the recipes that give them their values, and the command line that changes them."""
+"""Every setting of a run, and the recipes that give them their values."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from segformer.config import VARIANTS
-from segformer.training.settings import FlagParser, add_flags, changeable, check_settings, per_start, setting
+from segformer.training.settings import changeable, check_settings, per_start, setting
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,15 @@ class TrainConfig:
         "linear", "shape of the schedule after warm-up", ("linear", "poly", "cosine", "constant")
     )
     warmup_steps: int = setting(0, "steps of linear warm-up", at_least=0)
-    num_train_epochs: float = setting(50, "passes over the training rows", at_least=0)
-    max_steps: int = setting(-1, "steps to train for, if above 0, instead of --num-train-epochs")
+    num_train_epochs: float = changeable(50, "passes over the training rows", at_least=0)
+    max_steps: int = changeable(-1, "steps to train for, if above 0, instead of --num-train-epochs")
     per_device_train_batch_size: int = changeable(2, "images in one forward pass", at_least=1)
     per_device_eval_batch_size: int = changeable(2, "images in one forward pass of the evaluation", at_least=1)
     gradient_accumulation_steps: int = changeable(1, "forward passes behind one optimiser step", at_least=1)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0 to leave them", at_least=0)
+    eval_strategy: str = setting("steps", "evaluate every --eval-steps, or after every epoch", ("steps", "epoch"))
     eval_steps: int = setting(20, "steps between evaluations", at_least=1)
+    save_strategy: str = changeable("steps", "save every --save-steps, or after every epoch", ("steps", "epoch"))
     save_steps: int = changeable(20, "steps between checkpoints", at_least=1)
     save_total_limit: int | None = changeable(3, "checkpoints to keep", at_least=1)
     logging_steps: int = changeable(1, "steps between log entries", at_least=1)
@@ -76,8 +76,11 @@ class TrainConfig:
     dataloader_num_workers: int = changeable(0, "processes that prepare batches", at_least=0)
     output_dir: str | None = per_start(None, "folder of the run; else runs/<recipe>-<n>")
     overwrite_output_dir: bool = per_start(False, "delete the run that the output folder holds")
-    resume_from_checkpoint: str | None = per_start(None, "a checkpoint folder, or 'last' of the output folder")
-    eval_only: bool = setting(False, "evaluate the checkpoint and stop")
+    resume_from_checkpoint: str | None = per_start(
+        None, "go on with a run: its folder, a checkpoint in it, or without PATH what --output-dir holds"
+    )
+    eval_only: bool = setting(False, "evaluate the checkpoint on --eval-split, or on --split, and stop")
+    dry_run: bool = per_start(False, "say what the run would do, try one step and one evaluation batch, and stop")
     push_to_hub: bool = changeable(False, "upload the finished run to the Hub")
     hub_model_id: str | None = changeable(None, "repository to upload to; else the name of the output folder")
 
@@ -94,7 +97,13 @@ class TrainConfig:
             raise ValueError("eval_only leaves scores and no model; there is nothing for push_to_hub to upload")
         if self.eval_only and self.resume_from_checkpoint is not None:
             raise ValueError("eval_only scores --checkpoint, in a folder of its own; it goes on with no run")
-        if self.load_best_model_at_end and math.lcm(self.eval_steps, self.save_steps) != self.save_steps:
+        if self.load_best_model_at_end and self.eval_strategy != self.save_strategy:
+            raise ValueError(
+                f"load_best_model_at_end needs one strategy for both: eval_strategy is {self.eval_strategy!r}, "
+                f"save_strategy {self.save_strategy!r}"
+            )
+        by_steps = self.eval_strategy == "steps"
+        if self.load_best_model_at_end and by_steps and math.lcm(self.eval_steps, self.save_steps) != self.save_steps:
             raise ValueError(
                 f"load_best_model_at_end needs save_steps ({self.save_steps}) to be a multiple of "
                 f"eval_steps ({self.eval_steps}), or no saved step has a score"
@@ -123,7 +132,17 @@ class TrainConfig:
         return tuple(float(scale) for scale in self.eval_scales.split(","))
 
 
-_RESUME_HELP = TrainConfig.__dataclass_fields__["resume_from_checkpoint"].metadata["help"]
+# What --help lists together, by the first field of each group.
+GROUPS = {
+    "dataset": "data",
+    "checkpoint": "model",
+    "num_labels": "classes, and what the values of a label map mean",
+    "augmentation": "training photos",
+    "drop_path_rate": "optimisation",
+    "eval_strategy": "evaluation, checkpoints and log",
+    "seed": "how and where to compute",
+    "output_dir": "the run's folder, and other ways to start",
+}
 
 RECIPES: dict[str, dict[str, Any]] = {
     # Generated scenes, from scratch.
@@ -150,6 +169,22 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # https://huggingface.co/docs/transformers/tasks/semantic_segmentation
     "guide": {},
+    # Data of one's own: the paper's augmentation and schedule, over epochs instead of steps.
+    "own": {
+        "split": "train",
+        "augmentation": "paper",
+        "head_learning_rate_factor": 10.0,
+        "weight_decay": 0.01,
+        "decay_biases": True,
+        "lr_scheduler_type": "poly",
+        "warmup_steps": 100,
+        "per_device_train_batch_size": 4,
+        "eval_resolution": "original",
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "logging_steps": 10,
+    },
     # https://arxiv.org/abs/2105.15203, section 4.1. A batch has 16 images over all GPUs. Published for B0 on
     # validation, at the photos' own size: mean IoU 0.374.
     "paper": {
@@ -181,18 +216,3 @@ def configure(recipe: str, **settings: Any) -> TrainConfig:
     if recipe not in RECIPES:
         raise ValueError(f"recipe is {recipe!r}; it is one of {', '.join(RECIPES)}")
     return TrainConfig(recipe=recipe, **{**RECIPES[recipe], **settings})
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> TrainConfig:
-    """Settings from the command line: one flag for every field of TrainConfig, over those of the recipe."""
-    parser = FlagParser(description="Fine-tune SegFormer.", argument_default=argparse.SUPPRESS)
-    parser.add_argument("--recipe", choices=tuple(RECIPES), default="toy", help="the settings to start from")
-    parser.add_argument("--resume-from-checkpoint", nargs="?", const="last", metavar="PATH", help=_RESUME_HELP)
-    add_flags(parser, TrainConfig, skip=("recipe", "resume_from_checkpoint"))
-    given = vars(parser.parse_args(arguments))
-    if given.get("checkpoint") == "none":
-        given["checkpoint"] = None
-    try:
-        return configure(**given)
-    except ValueError as error:
-        parser.error(str(error))

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
 from functools import partial
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, cast
 
 logger = logging.getLogger(__name__)
 
@@ -55,41 +55,60 @@ def check_settings(config: Any) -> None:
             raise ValueError(f"{each.name} is {value}; it must be at least {rules['at_least']}, below {rules['below']}")
 
 
-class FlagParser(argparse.ArgumentParser):
-    """A command line of many flags, which says what is wrong in one line instead of listing them all first."""
+def add_flags(
+    parser: argparse.ArgumentParser,
+    config: type,
+    skip: Sequence[str] = (),
+    defaults: Any = None,
+    groups: Mapping[str, str] | None = None,
+) -> None:
+    """One flag for every field, under its name with dashes.
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; --help lists all flags\n")
-
-
-def add_flags(parser: argparse.ArgumentParser, config: type, skip: Sequence[str] = ()) -> None:
-    """One flag for every field, under its name with dashes."""
-    kinds = _kinds(config)
+    ``defaults`` is an object with the values that the help tells, instead of the fields' own. ``groups`` names, by
+    their first fields, the groups in which the help lists them.
+    """
+    kinds, place = _kinds(config), cast(Any, parser)
     for each in fields(config):
+        if groups and each.name in groups:
+            place = parser.add_argument_group(groups[each.name])
         if each.name in skip:
             continue
         flag = "--" + each.name.replace("_", "-")
         kind, _ = kinds[each.name]
-        meaning = f"{each.metadata['help']} (guide: {each.default})".replace("%", "%%")
+        meaning = (each.metadata["help"] + _told(getattr(defaults, each.name, each.default))).replace("%", "%%")
         if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=meaning)
+            place.add_argument(flag, action=argparse.BooleanOptionalAction, help=meaning)
         else:
-            parser.add_argument(flag, type=kind, choices=each.metadata["choices"], help=meaning)
+            metavar = None if each.metadata["choices"] else {int: "N", float: "X"}.get(kind, "TEXT")
+            place.add_argument(flag, type=kind, choices=each.metadata["choices"], metavar=metavar, help=meaning)
+
+
+def _told(default: Any) -> str:
+    if default is None:
+        return ""
+    return f" (default: {('off', 'on')[default] if isinstance(default, bool) else default})"
 
 
 def check_resumable(config: Any, saved: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming both values, where another run would come of it; log what else is not as it was."""
+    """Raise ValueError, naming all values, where another run would come of it; log what else is not as it was."""
+    refused = []
     for each in fields(config):
         now, then = getattr(config, each.name), saved.get(each.name)
         plain = then is None or isinstance(then, str | int | float)  # a forged checkpoint may hold anything
         if each.name not in saved or (plain and now == then) or each.metadata["on_resume"] == "free":
             continue
         if each.metadata["on_resume"] == "kept":
-            raise ValueError(
-                f"the checkpoint was trained with {each.name} {then!r}, this run asks for {now!r}; go on with the "
-                "former, or start a run of its own in another --output-dir"
-            )
-        logger.info("%s is now %r, it was %r", each.name, now, then)
+            refused.append((each.name, then, now))
+        else:
+            logger.info("%s is now %r, it was %r", each.name, now, then)
+    if refused:
+        names, thens, nows = zip(*refused, strict=True)
+        now = ", ".join(map(repr, nows))
+        trained = ", ".join(f"{name} {value!r}" for name, value in zip(names, thens, strict=True))
+        raise ValueError(
+            f"the checkpoint was trained with {trained}, this run asks for {now}; go on with the "
+            "former, or start a run of its own in another --output-dir"
+        )
 
 
 _KIND_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from segformer.console import FlagParser
 from segformer.training.settings import (
-    FlagParser,
     add_flags,
     changeable,
     check_resumable,
