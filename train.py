@@ -59,8 +59,9 @@ from segformer.segmenter import choose_device, processor_of
 from segformer.training.arguments import parse_arguments
 from segformer.training.checkpoints import check_finite, rotate_checkpoints, save_checkpoint, whole_checkpoint
 from segformer.training.description import RunDescription, write_results
-from segformer.training.history import History, Plan
+from segformer.training.history import History, Plan, duration, peak_memory_mib
 from segformer.training.interrupts import Interrupted, StopRequest
+from segformer.training.precision import amp_dtype, autocast
 from segformer.training.ranks import (
     ALONE,
     Ranks,
@@ -74,6 +75,7 @@ from segformer.training.ranks import (
 )
 from segformer.training.recipes import TrainConfig, configure
 from segformer.training.resume import EarlierRun
+from segformer.training.summary import aligned, start_summary
 from segformer.views import mirrored_logits
 from segformer.weights.card import write_card
 from segformer.weights.publish import check_login, full_id, publish_run, shareable
@@ -246,23 +248,6 @@ def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
     return config.learning_rate * left
 
 
-def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """The low precision to compute in, or None. Raises ValueError for fp16 where only CUDA can."""
-    if amp == "fp16" and device.type != "cuda":
-        raise ValueError(f"amp is fp16 but the device is {device.type}; fp16 needs CUDA, use bf16 or off")
-    if amp == "bf16" and device.type not in ("cuda", "cpu"):
-        raise ValueError(f"amp is bf16 but the device is {device.type}; bf16 needs CUDA or a CPU, use off")
-    if amp == "auto" and device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)
-
-
-def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """The context in which the model computes in low precision, or as it is."""
-    dtype = amp_dtype(config.amp, device)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-
-
 # -------------------------------------------------------------------------------------------------------------- step
 
 
@@ -297,7 +282,7 @@ def train_step(
     compiled = config.compile and images.is_cuda  # on CPUs the loss is faster as it is
     for part, (some_images, some_labels) in enumerate(parts, start=1):
         with averaged.no_sync() if averaged and part < len(parts) else nullcontext():
-            with autocast(config, images.device):
+            with autocast(config.amp, images.device):
                 logits = model(some_images)
             share = fullres.cross_entropy(logits, some_labels, IGNORE_INDEX, "sum", compiled) / valid_pixels
             scaler.scale(share * num_ranks).backward()  # type: ignore[no-untyped-call]
@@ -373,7 +358,7 @@ def score_views(model: nn.Module, batch: dict[str, Any], config: TrainConfig) ->
     A view is a batch of photos at one scale or, turned back, the logits of its mirror image.
     """
     views = [view[None] for view in batch["views"][0]] if "views" in batch else [batch["images"]]
-    with autocast(config, views[0].device):
+    with autocast(config.amp, views[0].device):
         seen = [model(view) for view in views]
         if config.eval_flip:
             seen += [mirrored_logits(model, view) for view in views]
@@ -402,6 +387,22 @@ def predict_samples(
 # ---------------------------------------------------------------------------------------------------------- the loop
 
 
+def describe(
+    config: TrainConfig, model: Segformer, processor: ImageProcessor, plan: Plan, num_eval_rows: int
+) -> RunDescription:
+    """What a run knows of itself before its first step, for its report and its model card."""
+    return RunDescription(
+        settings=shareable(asdict(config)),
+        class_names=[name.strip() for name in model.config.id2label.values()],
+        model=f"SegFormer-{(variant_of(model.config) or 'custom').upper()}",
+        parameters=model.num_parameters,
+        train_images=0 if config.eval_only else plan.num_rows,
+        eval_images=num_eval_rows,
+        image_size=list(processor.size),
+        total_steps=plan.total_steps,
+    )
+
+
 class Run:
     """One training run: its parts, built from the settings, and the loop over its steps."""
 
@@ -423,31 +424,22 @@ class Run:
         rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * self.ranks.count
         self.plan = Plan.over(len(self.train_samples), rows_per_step, config.num_train_epochs, config.max_steps)
         self.history = History(self.plan, self.device)
-        self.rows, self.about = self.train_samples.identity(), self.describe()
+        self.rows = self.train_samples.identity()
         self.earlier.restore(self.model, self.optimizer, self.scaler, self.history, self.rows)
         publishing = config.push_to_hub and self.ranks.is_writer
         account = check_login(config.hub_model_id) if publishing else None
         if config.compile:
             self.model.compile()
         self.distributed = distribute(self.model, self.ranks, self.device)
-        # Only now, when nothing is left that could refuse to start, is the output folder touched.
-        self.output_dir = self.earlier.claim_output_dir(self.history)
-        self.repository = full_id(config.hub_model_id, self.output_dir, account) if account else None
+        self.about = describe(config, self.model, self.processor, self.plan, len(self.eval_samples))
         if self.ranks.is_writer:
-            self.history.open(self.output_dir)
-
-    def describe(self) -> RunDescription:
-        """What the run knows of itself, for its report and its model card."""
-        return RunDescription(
-            settings=shareable(asdict(self.config)),
-            class_names=[name.strip() for name in self.model.config.id2label.values()],
-            model=f"SegFormer-{(variant_of(self.model.config) or 'custom').upper()}",
-            parameters=self.model.num_parameters,
-            train_images=0 if self.config.eval_only else len(self.train_samples),
-            eval_images=len(self.eval_samples),
-            image_size=list(self.processor.size),
-            total_steps=self.plan.total_steps,
-        )
+            print(start_summary(config, self.about, self.plan, self.device, "", self.ranks.count))
+        if not config.dry_run:  # only now, when nothing is left that could refuse to start, is the folder touched
+            self.output_dir = self.earlier.claim_output_dir(self.history)
+            self.repository = full_id(config.hub_model_id, self.output_dir, account) if account else None
+            if self.ranks.is_writer:
+                self.history.open(self.output_dir)
+                print(aligned({"folder": str(self.output_dir)}), flush=True)
 
     def train(self) -> None:
         """Every step to the end, with its logging, evaluations and checkpoints."""
@@ -506,10 +498,10 @@ class Run:
             raise Interrupted(*self.how_to_go_on())
 
     def is_evaluated(self, step: int) -> bool:
-        return step % self.config.eval_steps == 0 or step == self.plan.total_steps
+        return self.plan.is_due(step, self.config.eval_strategy, self.config.eval_steps)
 
     def is_saved(self, step: int) -> bool:
-        return step % self.config.save_steps == 0 or step == self.plan.total_steps
+        return self.plan.is_due(step, self.config.save_strategy, self.config.save_steps)
 
     def is_asked_to_stop(self) -> bool:
         """Whether a signal came, to any rank."""
@@ -605,12 +597,34 @@ class Run:
             print(f"published as {publish_run(self.output_dir, self.repository)}")
 
 
+def try_out(run: Run) -> None:
+    """Two steps and one evaluation batch, of which nothing is kept: what they take, and what the whole run would."""
+    config, plan = run.config, run.plan
+    for batch in build_loader(run.train_samples, run.places(1, min(2, plan.total_steps)), config, run.device):
+        started = time.perf_counter()
+        batch = run.augment(to_device(batch, run.device))
+        result = train_step(run.distributed, run.optimizer, run.scaler, batch, config)
+        loss, seconds = float(result.loss), time.perf_counter() - started  # the loss waits for the device
+    few = Subset(run.eval_samples.dataset, range(min(len(run.eval_samples), config.per_device_eval_batch_size)))
+    scored = evaluate(run.model, Samples(few, run.eval_samples.prepare), config, run.device, run.ranks)
+    if run.ranks.is_writer:
+        steps = duration(seconds * plan.total_steps)
+        rows = duration(len(run.eval_samples) / scored["eval_samples_per_second"])
+        print(
+            f"a step takes {1000 * seconds:.0f} ms (loss {loss:.3f}): {steps} for {plan.total_steps:,}, and {rows} for "
+            f"each evaluation; {peak_memory_mib(run.device):.0f} MiB of memory. Nothing was kept"
+        )
+
+
 def train(config: TrainConfig) -> Path:
     """Train, and return the output folder, which is a model; or only evaluate, and return where the scores are.
 
     Raises Interrupted, with the run saved, where SIGTERM or Ctrl-C asked it to stop.
     """
     run = Run(config)
+    if config.dry_run:
+        try_out(run)
+        return Path(config.output_dir or "")
     try:
         with run.stop:
             if config.eval_only:

@@ -28,7 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import measure, peers
 from data.classes import ID2LABEL
 from segformer import VARIANTS, ImageProcessor, Segformer, Segmenter
-from train import TrainConfig, amp_dtype, autocast, build_optimizer, train_step
+from segformer.training.precision import amp_dtype, autocast
+from train import TrainConfig, build_optimizer, train_step
 
 _COLUMNS = ["variant", "size", "batch_size", "dtype", "compile", "images_per_second", "ms"]
 # How a row's entries about a peer begin, and those about both sides: transformers came first and has the plain names.
@@ -134,7 +135,7 @@ class Case:
         return lambda: train_step(model, optimizer, scaler, self.batch, self.config)
 
     def _our_label_map(self, segmenter: Segmenter) -> Any:
-        with autocast(self.config, self.device):
+        with autocast(self.config.amp, self.device):
             return segmenter.label_map(_photo())
 
     def peer(self, name: str) -> Callable[[], Any]:
@@ -143,7 +144,7 @@ class Case:
         if self.options.compile:
             peer.compile()
         if self.options.mode == "infer":
-            return lambda: peer.label_map(_photo(), autocast(self.config, self.device)).numpy()
+            return lambda: peer.label_map(_photo(), autocast(self.config.amp, self.device)).numpy()
         return self._peer_step(peer)
 
     def _peer_step(self, peer: peers.Peer) -> Callable[[], Any]:
@@ -153,7 +154,7 @@ class Case:
 
         def step() -> tuple[Tensor, Tensor]:
             optimizer.zero_grad(set_to_none=True)
-            with autocast(self.config, self.device):
+            with autocast(self.config.amp, self.device):
                 loss = peer.loss(self.batch["images"], self.batch["labels"])
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             scaler.unscale_(optimizer)

@@ -9,10 +9,12 @@ import json
 import math
 import platform
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +25,10 @@ from tqdm import tqdm
 from segformer.files import write_atomically
 
 LOG_NAME = "log.jsonl"
+_WIDTH = 80
+_BAR_WIDTH = 36  # of "100% 160000/160000 [12:34:56<12:34:56] "
+_FORECAST_SECONDS = 5.0  # of training, before it is said how long the rest will take
+_SECONDS_BETWEEN_LINES = 60.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,10 @@ class Plan:
     def epoch(self, step: int) -> float:
         """How often the rows have been gone over after a step."""
         return step / self.steps_per_epoch
+
+    def is_due(self, step: int, strategy: str, every: int) -> bool:
+        """Whether what is done after every so many steps, or after every epoch, and in the end, is due after a step."""
+        return step == self.total_steps or step % (self.steps_per_epoch if strategy == "epoch" else every) == 0
 
     def num_images(self, steps: Sequence[int]) -> int:
         """How many images these steps see, counted from 1; the last step of an epoch may have fewer than others."""
@@ -86,6 +96,8 @@ class History:
         self._device = device
         self.log: Log | None = None
         self._bar = tqdm(disable=True)
+        self._is_forecast = False
+        self._told_at = -math.inf
 
     @property
     def step(self) -> int:
@@ -106,10 +118,14 @@ class History:
 
     @contextmanager
     def progress_line(self) -> Iterator[None]:
-        """While this lasts, a line tells how far the run is."""
-        hidden = None if self.log else True
+        """While this lasts, a line tells how far the run is: on a terminal at once, elsewhere once a minute."""
         total = self.plan.total_steps
-        with tqdm(total=total, initial=self.step, desc="training", unit="step", disable=hidden) as self._bar:
+        with tqdm(
+            total=total,
+            initial=self.step,
+            bar_format="{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}",
+            disable=None if self.log else True,
+        ) as self._bar:
             yield
 
     def add_step(self, loss: Tensor, grad_norm: Tensor) -> None:
@@ -139,12 +155,29 @@ class History:
                 )
         loss, grad_norm = sum(losses) / len(losses), norms[-1]
         self._add({"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate})
-        images_per_second = (self._bar.format_dict["rate"] or 0.0) * self.plan.rows_per_step
-        mean_iou = self.results.get("eval_mean_iou", math.nan)
-        self._bar.set_postfix_str(
-            f"loss {loss:.3f}, mean IoU {mean_iou:.3f}, {images_per_second:.1f} images/s, "
-            f"{self._clock.wait_share:.0%} waiting for data, {peak_memory_mib(self._device):.0f} MiB"
-        )
+        if self.log:
+            self._tell(loss)
+
+    def _tell(self, loss: float) -> None:
+        """Show loss, score and speed; what a line has no room for is left out from its end."""
+        clock, done = self._clock, self.step - self._clock.first_step
+        seconds_left = clock.seconds / done * (self.plan.total_steps - self.step)
+        told = [f"loss {loss:.3f}"]
+        if "eval_mean_iou" in self.results:
+            told.append(f"mean IoU {self.results['eval_mean_iou']:.3f}")
+        told.append(f"{done * self.plan.rows_per_step / clock.seconds:.1f} images/s")
+        if clock.wait_share >= 0.05:
+            told.append(f"{clock.wait_share:.0%} waiting for data")
+        told.append(f"{peak_memory_mib(self._device):.0f} MiB")
+        self._bar.set_postfix_str(fitted(told, min(_WIDTH, shutil.get_terminal_size().columns) - _BAR_WIDTH))
+        if not self._is_forecast and clock.seconds > _FORECAST_SECONDS and seconds_left > _FORECAST_SECONDS:
+            self._is_forecast = True
+            ends = datetime.now() + timedelta(seconds=seconds_left)
+            tqdm.write(f"about {duration(seconds_left)} left, until {ends:%H:%M}; {told[-1]} of memory at most so far")
+        if self._bar.disable and clock.seconds - self._told_at >= _SECONDS_BETWEEN_LINES:  # piped into a file
+            self._told_at = clock.seconds
+            line = [f"step {self.step:>6} of {self.plan.total_steps}", *told[:-1], f"{duration(seconds_left)} left"]
+            tqdm.write(fitted(line, _WIDTH))
 
     def add_evaluation(self, results: dict[str, Any], log: bool = True) -> None:
         """Take the scores of the present step, say them and, unless they were logged before, ``log`` them."""
@@ -253,6 +286,25 @@ class Clock:
     def wait_share(self) -> float:
         """The share of the time that was spent waiting for data, 0 to 1."""
         return self._loader.waited_seconds / max(self.seconds, 1e-9)
+
+
+def fitted(parts: Sequence[str], width: int) -> str:
+    """As many of the parts as fit in a width, the first in any case."""
+    kept = parts[0]
+    for part in parts[1:]:
+        if len(kept) + 2 + len(part) > width:
+            break
+        kept += f", {part}"
+    return kept
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -22,7 +22,7 @@ from segformer.training.checkpoints import (
     remove_leftovers,
     set_aside_later,
 )
-from segformer.training.history import History, Progress
+from segformer.training.history import History, Plan, Progress
 from segformer.training.output import RunLock, check_output_dir, claim_output_dir, empty_output_dir
 from segformer.training.ranks import Ranks
 from segformer.training.recipes import TrainConfig
@@ -67,6 +67,7 @@ class EarlierRun:
         except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
             said = f"{type(error).__name__}: {error}"
             raise ValueError(f"{self.checkpoint / STATE_NAME} does not fit this run ({said})") from error
+        self._tell_of_another_schedule(history)
         if history.progress.best_step not in find_checkpoints(self.checkpoint.parent):
             history.progress.best_step, history.progress.best_mean_iou = None, -1.0
         logger.info("resuming from %s", self.checkpoint)
@@ -100,6 +101,21 @@ class EarlierRun:
             raise ValueError(
                 f"the checkpoint was trained with {state['rows_per_step']} rows a step over all ranks and passes, this "
                 f"run asks for {rows_per_step}; change --per-device-train-batch-size or accumulation"
+            )
+
+    def _tell_of_another_schedule(self, history: History) -> None:
+        plan, saved, step = history.plan, self._state["config"], history.step
+        if plan.total_steps < step:
+            raise ValueError(
+                f"the checkpoint is at step {step}, beyond the {plan.total_steps} asked for; raise --max-steps or "
+                "--num-train-epochs"
+            )
+        epochs, max_steps = saved.get("num_train_epochs", 0), saved.get("max_steps", 0)
+        before = Plan.over(plan.num_rows, plan.rows_per_step, epochs, max_steps).total_steps
+        if before != plan.total_steps:
+            logger.info(
+                "from step %d on the learning rate is that of a run of %d steps; it was that of one of %d",
+                *(step + 1, plan.total_steps, before),
             )
 
     def _claim(self, progress: Progress) -> Path:

@@ -27,6 +27,7 @@ from data.order import StepSampler
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.training.checkpoints import STATE_NAME, find_checkpoints, read_training_state, save_checkpoint
 from segformer.training.output import RunLock
+from segformer.training.precision import amp_dtype
 from train import TrainConfig, configure, parse_arguments, train, train_step
 
 
@@ -481,13 +482,13 @@ def test_bf16_on_the_cpu_trains_and_keeps_float32_weights(settings: dict[str, An
     ],
 )
 def test_amp_chooses_the_precision_of_the_device(amp: str, device: str, dtype: torch.dtype | None) -> None:
-    assert training.amp_dtype(amp, torch.device(device)) == dtype
+    assert amp_dtype(amp, torch.device(device)) == dtype
 
 
 @pytest.mark.parametrize(("amp", "device"), [("fp16", "cpu"), ("fp16", "mps"), ("bf16", "mps")])
 def test_amp_that_a_device_has_not_is_refused(amp: str, device: str) -> None:
     with pytest.raises(ValueError, match=f"amp is {amp} but the device is {device}"):
-        training.amp_dtype(amp, torch.device(device))
+        amp_dtype(amp, torch.device(device))
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])

@@ -1,0 +1,86 @@
+"""What a run says before its first step: what it understood of its settings, so that nobody finds out a night later."""
+
+from __future__ import annotations
+
+import platform
+import textwrap
+from collections.abc import Mapping
+
+import torch
+
+from segformer.training.description import RunDescription
+from segformer.training.history import Plan
+from segformer.training.precision import amp_dtype
+from segformer.training.recipes import TrainConfig
+
+_WIDTH = 80
+_AUGMENTATIONS = {"none": "not augmented", "jitter": "with jittered colours", "paper": "scaled, cropped and jittered"}
+_SCORED = {
+    "processed": "scored against labels of that size",
+    "original": "scored at each label map's own size",
+    "keep-ratio": "scored at each label map's own size, the photo's shape kept",
+}
+
+
+def start_summary(
+    config: TrainConfig, about: RunDescription, plan: Plan, device: torch.device, labels: str, num_ranks: int
+) -> str:
+    """A few lines of 80 columns: machine, model, data, labels, sizes, steps and schedule."""
+    count = about.parameters
+    parameters = f"{count:,}" if count < 100_000 else f"{count / 1e6:.1f} million"
+    origin = f"from {config.checkpoint}" if config.checkpoint else "starting anew"
+    size = " x ".join(str(side) for side in reversed(about.image_size))
+    to_train = "" if config.eval_only else f"{about.train_images:,} photos to train on, "
+    told = {
+        "device": f"{device_name(device)}, {_precision(config, device)}" + (f", {num_ranks} ranks" * (num_ranks > 1)),
+        "model": f"{about.model}, {parameters} parameters, {origin}",
+        "data": f"{config.dataset}, {_splits(config)}: {to_train}{about.eval_images:,} to score",
+        "labels": labels,
+        "photos": f"{size} pixels, {_AUGMENTATIONS[config.augmentation]}; {_SCORED[config.eval_resolution]}",
+    }
+    if not config.eval_only:
+        told |= {"steps": _steps(config, plan, num_ranks), "schedule": _schedule(config)}
+    return aligned(told)
+
+
+def aligned(told: Mapping[str, str]) -> str:
+    """Texts behind their names, wrapped to 80 columns."""
+    lines = []
+    for name, text in told.items():
+        first, rest = f"{name:<10}", " " * 10
+        lines += textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def device_name(device: torch.device) -> str:
+    """The device as its maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{device.type.upper()} ({platform.machine()}), {threads} thread{'s' * (threads > 1)}"
+
+
+def _precision(config: TrainConfig, device: torch.device) -> str:
+    return str(amp_dtype(config.amp, device) or torch.float32).removeprefix("torch.")
+
+
+def _splits(config: TrainConfig) -> str:
+    if config.eval_only:
+        return config.eval_split or f"{config.test_size:.0%} of {config.split}"
+    return f"{config.split} and {config.eval_split}" if config.eval_split else f"{config.split}, parted at random"
+
+
+def _steps(config: TrainConfig, plan: Plan, num_ranks: int) -> str:
+    parts = [(config.gradient_accumulation_steps, "passes"), (num_ranks, "ranks")]
+    times = "".join(f" x {count} {what}" for count, what in parts if count > 1)
+    batch = f"{config.per_device_train_batch_size} photos{times}"
+    epochs = f"{plan.epoch(plan.total_steps):.3g} epochs of {plan.steps_per_epoch:,} steps"
+    return f"{plan.total_steps:,} of {batch}, {epochs}"
+
+
+def _schedule(config: TrainConfig) -> str:
+    warmup = f", after {config.warmup_steps:,} steps of warm-up" if config.warmup_steps else ""
+    head = config.head_learning_rate_factor
+    decoder = "" if head == 1 else f" (decoder {config.learning_rate * head:g})"
+    rate = f"learning rate {config.learning_rate:g}{decoder}"
+    return f"AdamW, {rate}, {config.lr_scheduler_type}{warmup}; seed {config.seed}"
