@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segformer import VARIANTS, ImageProcessor, Segformer, SegformerConfig
 from segformer.decoder import AllMLPDecoder
+from segformer.dropout import relu_dropout_
 from segformer.encoder import DropPath, EfficientSelfAttention, MixFFN
 from segformer.weights import dialects
 
@@ -311,8 +312,11 @@ def test_mix_ffn_equals_its_equation() -> None:
     torch.testing.assert_close(ffn(x), mix_ffn_by_the_equation(ffn, x), rtol=0, atol=1e-12)
 
 
-def textbook_decoder(decoder: AllMLPDecoder, features: list[Tensor]) -> Tensor:
-    """The four steps of section 3.2 as the paper has them: project, upsample, concatenate and fuse, classify."""
+def textbook_decoder(decoder: AllMLPDecoder, features: list[Tensor], kept: Tensor | float = 1.0) -> Tensor:
+    """The four steps of section 3.2 as the paper has them: project, upsample, concatenate and fuse, classify.
+
+    ``kept`` is the dropout's mask, with its scale in it.
+    """
     size = features[0].shape[-2:]
     projected = [
         linear(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -320,7 +324,7 @@ def textbook_decoder(decoder: AllMLPDecoder, features: list[Tensor]) -> Tensor:
     ]
     upsampled = [F.interpolate(maps, size, mode="bilinear", align_corners=False) for maps in projected]
     fused = F.relu(decoder.norm(decoder.fuse(torch.cat(upsampled[::-1], dim=1))))
-    return decoder.classifier(fused)
+    return decoder.classifier(fused * kept)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -352,3 +356,15 @@ def test_decoder_equals_the_textbook_form(
     gradients_of = [torch.autograd.grad(logits, sources, slope) for logits in (ours, textbook)]
     for mine, plain in zip(*gradients_of, strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_decoder_drops_what_the_textbook_form_drops_with_the_same_draw(tiny_config: SegformerConfig) -> None:
+    torch.manual_seed(0)
+    decoder = AllMLPDecoder(SegformerConfig(**vars(tiny_config) | {"classifier_dropout_prob": 0.4})).double().train()
+    disturb(decoder)
+    features = [torch.randn(2, c, 8 // 2**i, 8 // 2**i).double() for i, c in enumerate(tiny_config.hidden_sizes)]
+    torch.manual_seed(7)
+    kept, scale = relu_dropout_(torch.ones(2, tiny_config.decoder_hidden_size, 8, 8).double(), 0.4)
+    assert 0 < (kept == 0).double().mean() < 1
+    torch.manual_seed(7)
+    torch.testing.assert_close(decoder(features), textbook_decoder(decoder, features, kept * scale), rtol=0, atol=1e-12)
