@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from segformer import VARIANTS, ImageProcessor, Segformer, SegformerConfig
 from segformer.decoder import AllMLPDecoder
 from segformer.dropout import relu_dropout_
-from segformer.encoder import DropPath, EfficientSelfAttention, MixFFN
+from segformer.encoder import DropPath, EfficientSelfAttention, MixFFN, attend
 from segformer.weights import dialects
 
 
@@ -284,6 +284,32 @@ def test_attention_equals_its_equations(height: int, width: int, sr_ratio: int) 
     disturb(attention)
     x = torch.randn(1, height, width, 6, dtype=torch.float64)
     torch.testing.assert_close(attention(x), attention_by_the_equations(attention, x, sr_ratio), rtol=0, atol=1e-12)
+
+
+def attention_results(attend_by: Callable[..., Tensor], dtype: torch.dtype, keys: int) -> list[Tensor]:
+    """What attention makes of the same random numbers in some precision, and the gradients of all that goes in."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 3, n, 32, generator=generator) for n in (300, keys, keys)]
+    slope = torch.randn(2, 3, 300, 32, generator=generator)
+    leaves = [values.bfloat16().to(dtype).requires_grad_() for values in inputs]
+    out = attend_by(*leaves)
+    return [out, *torch.autograd.grad(out, leaves, slope.bfloat16().to(dtype))]
+
+
+@pytest.mark.parametrize("keys", [2, 64, 256, 401])
+def test_attention_that_trains_in_bfloat16_errs_by_the_rounding_of_its_scores(keys: int) -> None:
+    exact = attention_results(F.scaled_dot_product_attention, torch.float64, keys)
+    ours = attention_results(attend, torch.bfloat16, keys)
+    for mine, truth in zip(ours, exact, strict=True):
+        assert mine.dtype == torch.bfloat16
+        # Scores reach 5 here; 8 bits hold them to 0.01, and their exponentials to 1 %.
+        assert largest_difference(mine.double(), truth) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attention_is_the_kernel_s_in_float32_and_better(dtype: torch.dtype) -> None:
+    ours, kernel = (attention_results(by, dtype, 64) for by in (attend, F.scaled_dot_product_attention))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(ours, kernel, strict=True))
 
 
 def mix_ffn_by_the_equation(ffn: MixFFN, x: Tensor) -> Tensor:
