@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import resource
 import time
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from segformer.files import write_atomically
+from segformer.machine import peak_memory_mib as peak_memory_mib  # which the log holds, too
 
 LOG_NAME = "log.jsonl"
 
@@ -82,11 +79,3 @@ class Clock:
     def wait_share(self) -> float:
         """The share of the time that was spent waiting for data, 0 to 1."""
         return self._loader.waited_seconds / max(self.seconds, 1e-9)
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """The most memory that this process has held so far: on a GPU there, else in RAM."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
