@@ -52,6 +52,7 @@ from data.sources.hub import HubSource
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.config import variant_of
 from segformer.console import speak_plainly
+from segformer.machine import peak_memory_mib
 from segformer.pages.record import class_table
 from segformer.pages.report import REPORT_NAME, build_report, refresh_report
 from segformer.pages.samples import Shown
@@ -59,7 +60,7 @@ from segformer.segmenter import choose_device, processor_of
 from segformer.training.arguments import parse_arguments
 from segformer.training.checkpoints import check_finite, rotate_checkpoints, save_checkpoint, whole_checkpoint
 from segformer.training.description import RunDescription, write_results
-from segformer.training.history import History, Plan, duration, peak_memory_mib
+from segformer.training.history import History, Plan, duration
 from segformer.training.interrupts import Interrupted, StopRequest
 from segformer.training.precision import amp_dtype, autocast
 from segformer.training.ranks import (

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segformer.config import SegformerConfig
+from segformer.dropout import relu_dropout_
 from segformer.pointwise import pointwise
 
 
@@ -37,7 +38,7 @@ class AllMLPDecoder(nn.Module):
         self.projections = nn.ModuleList(nn.Linear(channels, width) for channels in config.hidden_sizes)
         self.fuse = nn.Conv2d(stages * width, width, kernel_size=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
-        self.dropout = nn.Dropout(config.classifier_dropout_prob)
+        self.dropout_rate = config.classifier_dropout_prob
         self.classifier = nn.Conv2d(width, config.num_labels, kernel_size=1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -46,7 +47,8 @@ class AllMLPDecoder(nn.Module):
             fused = self.norm(self._fuse(features, weights, bias))  # (B, C, H_0, W_0)
         else:
             fused = self._fuse(features, *self._fold_norm(weights, bias))
-        return _pointwise(self.dropout(F.relu_(fused)), self.classifier.weight[:, :, 0, 0], self.classifier.bias)
+        kept, scale = relu_dropout_(fused, self.dropout_rate if self.training else 0.0)
+        return _pointwise(kept, scale * self.classifier.weight[:, :, 0, 0], self.classifier.bias)
 
     def _fuse(self, features: list[Tensor], weights: list[Tensor], bias: Tensor) -> Tensor:
         """The sum over the stages of their projected maps, each enlarged to the finest: (B, C, H_0, W_0)."""

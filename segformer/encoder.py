@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from segformer.config import SegformerConfig
 from segformer.pointwise import Pointwise
 
+_FEW_KEYS = 400  # a photo of 640 x 640 has as many in every stage; their scores, N * N' numbers, are kept for backward
+
 
 class OverlapPatchEmbedding(nn.Module):
     """Downsample with a strided convolution whose windows overlap, then normalise (section 3.1).
@@ -61,9 +63,23 @@ class EfficientSelfAttention(nn.Module):
         key_value = key_value.view(B, -1, 2, self.num_heads, self.head_width)
         key, value = key_value.permute(2, 0, 3, 1, 4)  # two of (B, h, N', d)
         dropout = self.attention_dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)  # (B, h, N, d)
+        x = attend(query, key, value, dropout)  # (B, h, N, d)
         x = x.transpose(1, 2).reshape(B, H, W, C)
         return self.dropout(self.out(x))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
+    """softmax(query key^T / sqrt(d)) value: (B, h, N, d) and twice (B, h, N', d) -> (B, h, N, d).
+
+    Where a CPU trains in bfloat16, the two products written out are 1.2 to 1.6 times as fast, forward and backward, as
+    the kernel that never holds the scores; these are rounded to bfloat16 before their softmax then. With many keys, in
+    float32 and without a backward pass the kernel is ahead.
+    """
+    is_cpu_training = query.device.type == "cpu" and query.requires_grad and not torch.compiler.is_compiling()
+    if not (is_cpu_training and query.dtype == torch.bfloat16 and key.shape[2] <= _FEW_KEYS and dropout == 0):
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+    scores = query @ (key * query.shape[-1] ** -0.5).transpose(-1, -2)  # (B, h, N, N')
+    return scores.softmax(-1) @ value
 
 
 class SpatialReduction(nn.Module):

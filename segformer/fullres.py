@@ -18,35 +18,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache, lru_cache
-from typing import Any, NamedTuple, Protocol
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_BAND_BYTES = {"cpu": 5 * 2**19, "cuda": 2**28}  # what stays in a CPU's cache; what fills a GPU
+from segformer.bands import Band, Scratch, Taps, add_reduced, band_height, enlarge, plan, taps
+from segformer.bands import LogitRows as LogitRows  # what predictions take, too
+
+_LEAST_PROBABILITY = 1e-30  # whose logarithm is exact in float32; below, numbers lose their digits
 _STRIP_PIXELS = 2**20  # of pictures looked at together for unlike corners
+_MIXED_BYTES = 5 * 2**17  # of logits of single pixels worked out together
 _MIXED_SHARE = 0.4  # beyond this share of pixels between unlike corners, bands are cheaper than single pixels
-
-
-class LogitRows(Protocol):
-    """Logits of which only some rows exist at a time; bands ask for them from top to bottom."""
-
-    @property
-    def shape(self) -> Sequence[int]:
-        """(B, h, w, K), all that there will be."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """float32 or better."""
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def rows(self, images: slice, rows: slice) -> Tensor:
-        """These rows of these images, (b, r, w, K). Rows above the first of any earlier call may be gone."""
 
 
 def plain_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
@@ -118,8 +104,8 @@ def argmax(logits: Tensor | LogitRows, size: tuple[int, int]) -> Tensor:
     if small.device.type != "cpu":  # single pixels would have to be counted, and a GPU would have to wait for that
         _fill_bands(prediction, small, slice(0, size[0]))
         return prediction
-    rows, columns = (_taps(n, m, small.dtype) for n, m in zip((h, w), size, strict=True))
-    step = _band_height(size[1], K, small.dtype, small.device)
+    rows, columns = (taps(n, m, small.dtype) for n, m in zip((h, w), size, strict=True))
+    step = band_height(size[1], K, small.dtype, small.device)
     step *= max(1, _STRIP_PIXELS // (B * step * size[1]))  # strips begin where bands do
     for first in range(0, size[0], step):
         _fill_strip(prediction, small, slice(first, min(first + step, size[0])), rows, columns)
@@ -200,54 +186,6 @@ def _is_valid(labels: Tensor, num_labels: int, ignore_index: int) -> Tensor:
     return (labels >= 0) & (labels < num_labels) & (labels != ignore_index)
 
 
-class _Taps(NamedTuple):
-    """Bilinear interpolation along one side: output i is low + weight * (high - low) of the inputs named."""
-
-    low: Tensor  # (n_out,) int64
-    high: Tensor  # (n_out,) int64
-    weight: Tensor  # (n_out,) float
-
-    def to(self, device: torch.device) -> _Taps:
-        """The same on another device."""
-        return _Taps(*(values.to(device) for values in self))
-
-    def matrix(self, first: int, last: int) -> tuple[slice, Tensor]:
-        """Outputs first to last - 1 as a matrix over the inputs that they need: which these are, (n_out, n_in)."""
-        low, high, weight = (values[first:last] for values in self)
-        start, stop = int(low[0]), int(high[-1]) + 1
-        matrix = weight.new_zeros(last - first, stop - start)
-        outputs = torch.arange(last - first)
-        matrix.index_put_((outputs, low - start), 1 - weight, accumulate=True)
-        matrix.index_put_((outputs, high - start), weight, accumulate=True)
-        return slice(start, stop), matrix
-
-
-class _Band(NamedTuple):
-    """Rows of some pictures of a batch: the rows of the small logits that they need, and the matrix between the two."""
-
-    images: slice
-    rows: slice
-    needed: slice
-    down: Tensor  # (rows, needed)
-
-    @property
-    def height(self) -> int:
-        """The rows of each picture."""
-        return self.down.shape[0]
-
-
-def _taps(size_in: int, size_out: int, dtype: torch.dtype) -> _Taps:
-    """The taps of ``F.interpolate(mode="bilinear", align_corners=False)``, in its own arithmetic.
-
-    On the CPU, where bands are planned: asking a GPU which rows a band needs would make it wait.
-    """
-    outputs = torch.arange(size_out, dtype=dtype)
-    scale = torch.tensor(size_in, dtype=dtype) / size_out
-    source = (scale * (outputs + 0.5) - 0.5).clamp(min=0)
-    low = source.long().clamp(max=size_in - 1)
-    return _Taps(low, (low + 1).clamp(max=size_in - 1), (source - low).clamp(0, 1))
-
-
 class _BandedCrossEntropy(torch.autograd.Function):
     """The summed loss, and its gradient found on the way; backward only scales it."""
 
@@ -275,29 +213,48 @@ class _BandedCrossEntropy(torch.autograd.Function):
 def _sum_bands(small: Tensor, labels: Tensor, ignore_index: int, gradient: Tensor | None) -> Tensor:
     """Sum the loss band by band; add each band's share to ``gradient``, (B, h, w, K) like ``small``."""
     K, W = small.shape[-1], labels.shape[2]
-    bands, columns = _plan(small, labels.shape[1:])
-    scratch = _Scratch(small)
+    bands, columns = plan(small, labels.shape[1:])
+    scratch = Scratch(small)
     total = small.new_zeros(())
     for band in bands:
-        wide = _enlarge(small[band.images, band.needed], band.down, columns, scratch).view(-1, K)  # (b * rows * W, K)
+        wide = enlarge(small[band.images, band.needed], band.down, columns, scratch).view(-1, K)  # (b * rows * W, K)
         target = labels[band.images, band.rows].reshape(-1, 1)
         valid = _is_valid(target, K, ignore_index)
         target = torch.where(valid, target, 0)
-        log_probability = torch.log_softmax(wide, dim=-1, out=scratch("log probability", *wide.shape))
-        total -= (log_probability.gather(1, target) * valid).sum()
+        probability, log_truth = _softmax(wide, target, out=scratch("probability", *wide.shape))
+        total -= torch.where(valid, log_truth, 0).sum()
         if gradient is None:
             continue
-        slope = log_probability.exp_()  # softmax minus one-hot, 0 where ignored
-        slope.scatter_add_(1, target, -valid.to(slope.dtype))
-        slope *= valid
+        slope = probability.scatter_add_(1, target, -torch.ones_like(log_truth))  # softmax minus one-hot
+        _clear_ignored(slope, valid)
         share = gradient[band.images, band.needed]
-        _add_reduced(share, slope.view(-1, band.height, W * K), band.down, columns, scratch)
+        add_reduced(share, slope.view(-1, band.height, W * K), band.down, columns, scratch)
     return total
+
+
+def _softmax(logits: Tensor, target: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """The probabilities of (n, K) logits, in ``out``, and the log of the target's, (n, 1), as log_softmax has it.
+
+    On a CPU the exponentials are the loss's arithmetic, so they are worked out once, and a logarithm only for the
+    target. Where its probability is too small for that to be exact, log_softmax looks again, at these rows alone; on a
+    GPU, which would have to wait to know them, at all.
+    """
+    if logits.device.type != "cpu":
+        log_probability = torch.log_softmax(logits, dim=-1, out=out)
+        log_truth = log_probability.gather(1, target)
+        return log_probability.exp_(), log_truth
+    probability = torch.softmax(logits, dim=-1, out=out)
+    truth = probability.gather(1, target)
+    log_truth = truth.log()
+    (rows,) = torch.where(truth[:, 0] < _LEAST_PROBABILITY)
+    if len(rows):
+        log_truth[rows] = torch.log_softmax(logits[rows], dim=-1).gather(1, target[rows])
+    return probability, log_truth
 
 
 def _sum_compiled_bands(small: Tensor, labels: Tensor, ignore_index: int, gradient: Tensor | None) -> Tensor:
     """The same, each band by ``_band_loss`` compiled."""
-    bands, columns = _plan(small, labels.shape[1:])
+    bands, columns = plan(small, labels.shape[1:])
     total = small.new_zeros(())
     for band in bands:
         few_rows, target = small[band.images, band.needed], labels[band.images, band.rows]
@@ -309,7 +266,7 @@ def _sum_compiled_bands(small: Tensor, labels: Tensor, ignore_index: int, gradie
 
 
 def _band_loss(
-    few_rows: Tensor, labels: Tensor, down: Tensor, columns: _Taps, ignore_index: int
+    few_rows: Tensor, labels: Tensor, down: Tensor, columns: Taps, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
     """The loss of a band, summed, and its gradient with respect to ``few_rows``, (b, r, w, K): what is compiled."""
     K = few_rows.shape[-1]
@@ -330,6 +287,14 @@ def _band_loss(
 @cache
 def _compiled_band_loss() -> Any:
     return torch.compile(_band_loss, dynamic=True)
+
+
+def _clear_ignored(slope: Tensor, valid: Tensor) -> None:
+    """Make the rows of (n, K) that are not valid 0: on a CPU these alone, for a GPU would have to wait to know them."""
+    if slope.device.type == "cpu":
+        slope.index_fill_(0, torch.where(~valid[:, 0])[0], 0)
+    else:
+        slope *= valid
 
 
 class _WholeLogits(NamedTuple):
@@ -360,15 +325,15 @@ def _as_rows(logits: Tensor | LogitRows) -> LogitRows:
     return _WholeLogits(_channels_last(logits.detach()))
 
 
-def _enlarged_bands(views: Sequence[LogitRows], size: Sequence[int]) -> Iterator[tuple[_Band, list[Tensor]]]:
+def _enlarged_bands(views: Sequence[LogitRows], size: Sequence[int]) -> Iterator[tuple[Band, list[Tensor]]]:
     """Band by band, the enlarged logits of every view, (b, rows, W, K) each, which the next band overwrites."""
     _check_size(size)
-    plans = [_plan(view, size) for view in views]  # all cut the pictures alike
-    scratches = [_Scratch(view) for view in views]
+    plans = [plan(view, size) for view in views]  # all cut the pictures alike
+    scratches = [Scratch(view) for view in views]
     for bands in zip(*(bands for bands, _ in plans), strict=True):
         enlarged = []
         for view, band, (_, columns), scratch in zip(views, bands, plans, scratches, strict=True):
-            wide = _enlarge(view.rows(band.images, band.needed), band.down, columns, scratch)  # (b, rows, W * K)
+            wide = enlarge(view.rows(band.images, band.needed), band.down, columns, scratch)  # (b, rows, W * K)
             enlarged.append(wide.view(-1, band.height, size[1], view.shape[-1]))
         yield bands[0], enlarged
 
@@ -382,12 +347,12 @@ def _mean_probability(enlarged: Sequence[Tensor]) -> Tensor:
     return total.div_(len(enlarged))
 
 
-def _fill_strip(prediction: Tensor, small: LogitRows, strip: slice, rows: _Taps, columns: _Taps) -> None:
+def _fill_strip(prediction: Tensor, small: LogitRows, strip: slice, rows: Taps, columns: Taps) -> None:
     """Write the classes of some rows into ``prediction``, (B, H, W); pixels between unlike corners are worked out."""
     low, high, weight = (values[strip] for values in rows)
     start = int(low[0])
     few_rows = small.rows(slice(None), slice(start, int(high[-1]) + 1))  # (B, r, w, K)
-    rows = _Taps(low - start, high - start, weight)
+    rows = Taps(low - start, high - start, weight)
     winners = few_rows.argmax(-1)  # (B, r, w)
     corners = [winners[:, y][:, :, x] for y in (rows.low, rows.high) for x in (columns.low, columns.high)]
     mixed = torch.stack([corners[0] != corner for corner in corners[1:]]).any(0)  # (B, rows, W)
@@ -401,54 +366,18 @@ def _fill_strip(prediction: Tensor, small: LogitRows, strip: slice, rows: _Taps,
 def _fill_bands(prediction: Tensor, small: LogitRows, strip: slice) -> None:
     """Write the classes of some rows into ``prediction``, (B, H, W), every pixel worked out."""
     size, K = prediction.shape[1:], small.shape[-1]
-    bands, columns = _plan(small, size)
-    scratch = _Scratch(small)
+    bands, columns = plan(small, size)
+    scratch = Scratch(small)
     for band in bands:
         if strip.start <= band.rows.start < strip.stop:
             few_rows = small.rows(band.images, band.needed)
-            enlarged = _enlarge(few_rows, band.down, columns, scratch)  # (b, rows, W * K)
+            enlarged = enlarge(few_rows, band.down, columns, scratch)  # (b, rows, W * K)
             prediction[band.images, band.rows] = enlarged.view(-1, band.height, size[1], K).argmax(-1)
 
 
-class _Scratch:
-    """Memory by name that every band uses anew: for a CPU, fresh pages cost more than the arithmetic on them."""
-
-    def __init__(self, like: Tensor | LogitRows) -> None:
-        self.dtype, self.device = like.dtype, like.device
-        self.buffers: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        size = math.prod(shape)
-        if name not in self.buffers or self.buffers[name].numel() < size:
-            self.buffers[name] = torch.empty(size, dtype=self.dtype, device=self.device)
-        return self.buffers[name][:size].view(shape)
-
-
-def _enlarge(few_rows: Tensor, down: Tensor, columns: _Taps, scratch: _Scratch) -> Tensor:
-    """Enlarge a band: (b, r, w, K) -> (b, rows, W * K), along the width by gathering, then down by a small matrix."""
-    b, r, _, K = few_rows.shape
-    left, right = (scratch(side, b, r, len(columns.low), K) for side in ("left", "right"))
-    torch.index_select(few_rows, 2, columns.low, out=left)
-    torch.index_select(few_rows, 2, columns.high, out=right)
-    wide = torch.lerp(left, right, columns.weight[:, None], out=left)  # (b, r, W, K)
-    band = scratch("band", b, down.shape[0], wide.shape[2] * K)
-    return torch.bmm(down.expand(b, -1, -1), wide.flatten(2), out=band)
-
-
-def _add_reduced(gradient: Tensor, slope: Tensor, down: Tensor, columns: _Taps, scratch: _Scratch) -> None:
-    """Undo ``_enlarge`` for a gradient: add (b, rows, W * K) to ``gradient``, (b, r, w, K), where it came from."""
-    b, r, _, K = gradient.shape
-    wide = scratch("left", b, r, slope.shape[-1])
-    torch.bmm(down.t().expand(b, -1, -1), slope, out=wide)
-    wide = wide.view(b, r, -1, K)
-    right = torch.mul(wide, columns.weight[:, None], out=scratch("right", *wide.shape))
-    gradient.index_add_(2, columns.high, right)
-    gradient.index_add_(2, columns.low, wide.sub_(right))
-
-
-def _fill_mixed(prediction: Tensor, mixed: Tensor, small: Tensor, rows: _Taps, columns: _Taps) -> None:
+def _fill_mixed(prediction: Tensor, mixed: Tensor, small: Tensor, rows: Taps, columns: Taps) -> None:
     """Work out the pixels marked in ``mixed`` one by one and write them into ``prediction``."""
-    step = max(1, _BAND_BYTES["cpu"] // (4 * small.shape[-1] * small.element_size()))
+    step = max(1, _MIXED_BYTES // (small.shape[-1] * small.element_size()))
     for places in torch.split(mixed.nonzero(), step):
         image, y, x = places.unbind(1)
         across, down = columns.weight[x, None], rows.weight[y, None]
@@ -457,37 +386,6 @@ def _fill_mixed(prediction: Tensor, mixed: Tensor, small: Tensor, rows: _Taps, c
             for taps in (rows.low, rows.high)
         )
         prediction[image, y, x] = torch.lerp(top, bottom, down).argmax(-1)
-
-
-def _plan(small: Tensor | LogitRows, size: Sequence[int]) -> tuple[list[_Band], _Taps]:
-    """How to enlarge (B, h, w, K) to ``size`` in bands, and the taps along the width."""
-    B, h, w, K = small.shape
-    return _plan_once((B, h, w, K), (size[0], size[1]), small.dtype, small.device)
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(mode=False)  # a plan made in an evaluation serves training too
-def _plan_once(
-    small: tuple[int, int, int, int], size: tuple[int, int], dtype: torch.dtype, device: torch.device
-) -> tuple[list[_Band], _Taps]:
-    B, h, w, K = small
-    H, W = size
-    rows, columns = _taps(h, H, dtype), _taps(w, W, dtype)
-    step = _band_height(W, K, dtype, device)
-    together = max(1, step // H)
-    bands = []
-    for first in range(0, H, step):
-        last = min(first + step, H)
-        needed, down = rows.matrix(first, last)
-        down = down.to(device)
-        images = (slice(image, image + together) for image in range(0, B, together))
-        bands += [_Band(some, slice(first, last), needed, down) for some in images]
-    return bands, columns.to(device)
-
-
-def _band_height(width: int, num_labels: int, dtype: torch.dtype, device: torch.device) -> int:
-    row_bytes = width * num_labels * dtype.itemsize
-    return max(1, _BAND_BYTES.get(device.type, _BAND_BYTES["cuda"]) // row_bytes)
 
 
 def _channels_last(logits: Tensor) -> Tensor:

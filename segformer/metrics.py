@@ -1,13 +1,16 @@
-"""Mean IoU from one int64 confusion matrix that grows batch by batch and can live on the GPU.
+"""Mean IoU and its kin from one int64 confusion matrix that grows batch by batch and can live on the GPU.
 
 The numbers are those of ``evaluate``'s mean_iou metric: pixels to ignore are dropped, a class that neither the labels
 nor the predictions hold is NaN and left out of the means, a class that is only predicted counts with IoU 0. One thing
-differs on purpose: a label outside the classes is an error here and dropped in silence there.
+differs on purpose: a label outside the classes is an error here and dropped in silence there. Dice, precision and
+recall are mmsegmentation's mDice and mFscore.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,15 +20,89 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
-    """Scores from 0 to 1 in float64, NaN where nothing was there to score; arrays have one entry per class."""
+    """Scores from 0 to 1 in float64, NaN where nothing was there to score; arrays have one entry per class.
 
-    mean_iou: float
-    mean_accuracy: float
-    overall_accuracy: float
-    per_category_iou: NDArray[np.float64]
-    per_category_accuracy: NDArray[np.float64]
+    They are made from counts of pixels: those of a class that were found, those labelled and those predicted as it.
+    Means leave out what is NaN. Printed, they are a table of the classes, under their names if it was given them.
+    """
+
+    found: NDArray[np.float64]
+    labelled: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    names: Sequence[str] = ()
+
+    @cached_property
+    def per_category_iou(self) -> NDArray[np.float64]:
+        """Found over labelled or predicted."""
+        return _ratio(self.found, self.labelled + self.predicted - self.found)
+
+    @cached_property
+    def per_category_dice(self) -> NDArray[np.float64]:
+        """Twice found over labelled plus predicted, which is also the F-score of precision and recall."""
+        return _ratio(2 * self.found, self.labelled + self.predicted)
+
+    @cached_property
+    def per_category_precision(self) -> NDArray[np.float64]:
+        """Found over predicted; NaN for a class that was never predicted."""
+        return _ratio(self.found, self.predicted)
+
+    @cached_property
+    def per_category_recall(self) -> NDArray[np.float64]:
+        """Found over labelled; NaN for a class that never occurs."""
+        return _ratio(self.found, self.labelled)
+
+    @property
+    def per_category_accuracy(self) -> NDArray[np.float64]:
+        """Recall, as ``evaluate`` calls it."""
+        return self.per_category_recall
+
+    @property
+    def mean_iou(self) -> float:
+        return _nanmean(self.per_category_iou)
+
+    @property
+    def mean_dice(self) -> float:
+        return _nanmean(self.per_category_dice)
+
+    @property
+    def mean_precision(self) -> float:
+        return _nanmean(self.per_category_precision)
+
+    @property
+    def mean_recall(self) -> float:
+        return _nanmean(self.per_category_recall)
+
+    @property
+    def mean_accuracy(self) -> float:
+        return self.mean_recall
+
+    @property
+    def overall_accuracy(self) -> float:
+        """The share of all labelled pixels that were found."""
+        return float(_ratio(self.found.sum(), self.labelled.sum()))
+
+    def __repr__(self) -> str:
+        columns = {
+            "IoU": self.per_category_iou,
+            "Dice": self.per_category_dice,
+            "precision": self.per_category_precision,
+            "recall": self.per_category_recall,
+            "share of pixels": _ratio(self.labelled, self.labelled.sum()),
+        }
+        names = [str(name).strip() for name in self.names] or [str(k) for k in range(len(self.found))]
+        widest = max(len("class"), *map(len, names))
+        lines = [
+            f"mean IoU {self.mean_iou:.4f}  mean accuracy {self.mean_accuracy:.4f}  "
+            f"pixel accuracy {self.overall_accuracy:.4f}  mean Dice {self.mean_dice:.4f}",
+            "  ".join(["class".ljust(widest), *(title.rjust(6) for title in columns)]),
+        ]
+        for name, *values in zip(names, *columns.values(), strict=True):
+            cells = ("-" if np.isnan(v) else f"{v:.4f}" for v in values)
+            aligned = (cell.rjust(max(6, len(title))) for cell, title in zip(cells, columns, strict=True))
+            lines.append("  ".join([name.ljust(widest), *aligned]))
+        return "\n".join(lines)
 
 
 class ConfusionMatrix:
@@ -59,7 +136,6 @@ class ConfusionMatrix:
             raise ValueError(f"predictions are {predictions.dtype} and labels {labels.dtype}; both must be integers")
         if labels.numel() == 0:
             return
-        predictions, labels = predictions.long(), labels.long()
         # Labels get a row each from the lowest to the highest that may occur, so that one histogram of pairs counts the
         # classes, the ignored pixels and any strays between them, and no pixel has to be picked out first.
         lowest, highest = min(0, self.ignore_index), max(self.num_labels - 1, self.ignore_index)
@@ -67,10 +143,12 @@ class ConfusionMatrix:
         if not _within(predictions, 0, self.num_labels - 1):
             predictions = predictions.masked_fill(labels == self.ignore_index, 0)
             self._require(predictions, "predictions", 0, self.num_labels - 1)
-        pairs = torch.add(predictions, labels, alpha=self.num_labels).flatten()
+        cells = (highest - lowest + 1) * self.num_labels
+        kind = torch.int32 if cells < 2**31 else torch.int64  # the narrower, the faster
+        pairs = torch.add(predictions.to(kind), labels.to(kind), alpha=self.num_labels).flatten()
         if lowest:
             pairs -= lowest * self.num_labels
-        counts = torch.bincount(pairs, minlength=(highest - lowest + 1) * self.num_labels).view(-1, self.num_labels)
+        counts = torch.bincount(pairs, minlength=cells).view(-1, self.num_labels)
         classes = slice(-lowest, self.num_labels - lowest)
         counts[self.ignore_index - lowest] = 0
         strays = counts.sum(1)
@@ -81,7 +159,7 @@ class ConfusionMatrix:
 
     def _require(self, values: Tensor, name: str, lowest: int, highest: int) -> None:
         if not _within(values, lowest, highest):
-            low, high = (int(bound) for bound in torch.aminmax(values))
+            low, high = (int(bound) for bound in torch.aminmax(values.long()))
             self._refuse(name, low if low < lowest else high)
 
     def _refuse(self, name: str, stray: int) -> NoReturn:
@@ -93,25 +171,34 @@ class ConfusionMatrix:
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self.counts)
 
-    def scores(self) -> Scores:
-        """The scores of everything counted so far."""
+    def scores(self, names: Sequence[str] | Mapping[int, str] = ()) -> Scores:
+        """The scores of everything counted so far; ``names`` of the classes, such as an ``id2label``, are for printing.
+
+        Raises ValueError unless every class has its name, or none has.
+        """
+        by_id = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
+        if by_id and set(by_id) != set(range(self.num_labels)):
+            raise ValueError(
+                f"names are of {_some(by_id)}; the classes are 0 to {self.num_labels - 1}, each with a name"
+            )
+        listed = [by_id[k] for k in sorted(by_id)]
         counts = self.counts.cpu().numpy().astype(np.float64)  # exact up to 2**53 pixels
-        intersection, labelled = counts.diagonal(), counts.sum(1)
-        union = labelled + counts.sum(0) - intersection
-        iou = _ratio(intersection, union)
-        accuracy = _ratio(intersection, labelled)
-        return Scores(
-            mean_iou=_nanmean(iou),
-            mean_accuracy=_nanmean(accuracy),
-            overall_accuracy=float(_ratio(intersection.sum(), labelled.sum())),
-            per_category_iou=iou,
-            per_category_accuracy=accuracy,
-        )
+        return Scores(counts.diagonal().copy(), counts.sum(1), counts.sum(0), listed)
 
 
 def _within(values: Tensor, lowest: int, highest: int) -> bool:
-    low, high = torch.aminmax(values)
-    return bool((low >= lowest) & (high <= highest))
+    if values.device.type != "cpu":
+        low, high = torch.aminmax(values)
+        return bool((low >= lowest) & (high <= highest))
+    array = values.numpy()  # whose extremes are found three times as fast as torch's
+    if lowest == 0 and highest < 2 ** (8 * array.itemsize - 1):  # read without its sign, what is negative is huge
+        return int(array.view(f"u{array.itemsize}").max()) <= highest
+    return int(array.min()) >= lowest and int(array.max()) <= highest
+
+
+def _some(ids: Mapping[int, str]) -> str:
+    listed = ", ".join(map(repr, list(ids)[:3]))
+    return f"{listed}, ... ({len(ids)} in all)" if len(ids) > 3 else listed
 
 
 def _ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:

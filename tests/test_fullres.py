@@ -25,7 +25,11 @@ SIZES = [
     ((1, 1), (13, 9)),
     ((1, 6), (5, 24)),
     ((5, 1), (1, 1)),
-    ((16, 16), (300, 280)),  # more than one band of rows
+    ((16, 16), (300, 280)),  # of 150 classes, more than one band of rows
+    ((75, 75), (300, 300)),
+    ((3, 2), (12, 8)),
+    ((2, 3), (9, 12)),
+    ((4, 1), (16, 4)),
 ]
 
 
@@ -207,6 +211,29 @@ def test_loss_survives_large_logits() -> None:
     logits, labels = 1e4 * some_logits(1, 19, (4, 4)), some_labels(1, 19, (16, 16))
     ours = value_and_gradient(lambda x: fullres.cross_entropy(x, labels), logits)
     assert_same_loss(ours, value_and_gradient(lambda x: transformers_loss(x, labels), logits), 1e-5)
+
+
+def test_loss_of_an_all_but_impossible_class_is_as_exact_as_any() -> None:
+    logits = some_logits(1, 19, (4, 4))
+    logits[:, 3] -= torch.linspace(50, 200, 16).view(4, 4)  # probabilities from 1e-20 to less than a float32 can hold
+    labels = torch.full((1, 16, 16), 3)
+    ours = value_and_gradient(lambda x: fullres.cross_entropy(x, labels), logits)
+    exact = value_and_gradient(lambda x: transformers_loss(x, labels), logits.double())
+    assert_same_loss(ours, (exact[0].float(), exact[1].float()), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("small", "size", "dtype"),
+    [((128, 128), (512, 512), torch.float64), ((125, 94), (497, 375), torch.float32)],
+    ids=["four-fold, against float64", "any size, whose corners float32 rounds for both, against float32"],
+)
+def test_loss_and_gradient_are_within_a_millionth_of_the_plain_ones(
+    small: tuple[int, int], size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    logits, labels = smooth_logits(1, 150, small), some_labels(1, 150, size)
+    ours = value_and_gradient(lambda x: fullres.cross_entropy(x, labels), logits)
+    plain = value_and_gradient(lambda x: transformers_loss(x, labels), logits.to(dtype))
+    assert_same_loss(ours, (plain[0].float(), plain[1].float()), 1e-6)
 
 
 LOGITS, LABELS = torch.zeros(2, 5, 4, 4), torch.zeros(2, 16, 16, dtype=torch.int64)

@@ -133,6 +133,71 @@ def test_scores_come_in_float64() -> None:
     assert type(scores.mean_iou) is type(scores.mean_accuracy) is type(scores.overall_accuracy) is float
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_dice_precision_and_recall_are_those_of_sets_of_pixels(seed: int) -> None:
+    predictions, labels = random_maps(seed, 7)
+    scores = count(predictions, labels, 7).scores()
+    valid = np.concatenate([label.ravel() for label in labels]) != 255
+    predicted = np.concatenate([each.ravel() for each in predictions])[valid]
+    labelled = np.concatenate([each.ravel() for each in labels])[valid]
+    for k in range(7):
+        p, t = set(np.flatnonzero(predicted == k)), set(np.flatnonzero(labelled == k))
+        assert scores.per_category_precision[k] == len(p & t) / len(p)
+        assert scores.per_category_recall[k] == len(p & t) / len(t)
+        assert scores.per_category_dice[k] == 2 * len(p & t) / (len(p) + len(t))
+    for name in ("dice", "precision", "recall"):
+        mean = getattr(scores, f"per_category_{name}").mean()
+        assert getattr(scores, f"mean_{name}") == pytest.approx(mean, rel=1e-14)
+
+
+def test_dice_is_the_harmonic_mean_of_precision_and_recall() -> None:
+    scores = count(*random_maps(0, 5), 5).scores()
+    precision, recall = scores.per_category_precision, scores.per_category_recall
+    np.testing.assert_allclose(scores.per_category_dice, 2 * precision * recall / (precision + recall), rtol=1e-14)
+
+
+def test_what_is_never_predicted_has_no_precision_and_what_never_occurs_no_recall() -> None:
+    scores = count([np.array([0, 0, 2])], [np.array([0, 1, 0])], 4).scores()
+    np.testing.assert_array_equal(scores.per_category_precision, [0.5, np.nan, 0, np.nan])
+    np.testing.assert_array_equal(scores.per_category_recall, [0.5, 0, np.nan, np.nan])
+    np.testing.assert_array_equal(scores.per_category_dice, [0.5, 0, 0, np.nan])
+    assert (scores.mean_precision, scores.mean_recall, scores.mean_dice) == (0.25, 0.25, 0.5 / 3)
+
+
+def test_scores_print_as_a_table_of_the_classes() -> None:
+    scores = count([np.array([0, 0, 2, 1])], [np.array([0, 2, 2, 255])], 3).scores({0: "wall", 1: "bed ", 2: "sky"})
+    assert repr(scores).splitlines() == [
+        "mean IoU 0.5000  mean accuracy 0.7500  pixel accuracy 0.6667  mean Dice 0.6667",
+        "class     IoU    Dice  precision  recall  share of pixels",
+        "wall   0.5000  0.6667     0.5000  1.0000           0.3333",
+        "bed         -       -          -       -           0.0000",
+        "sky    0.5000  0.6667     1.0000  0.5000           0.6667",
+    ]
+
+
+def test_classes_without_names_print_as_their_numbers() -> None:
+    assert [line.split()[0] for line in repr(ConfusionMatrix(3).scores()).splitlines()[2:]] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(["wall", "bed"], "names are of 0, 1;"), ({"0": "wall", "1": "bed", "2": "sky"}, "names are of '0', '1', '2';")],
+    ids=["too few", "by text, as JSON has them"],
+)
+def test_names_that_are_not_the_classes_are_refused(names: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ConfusionMatrix(3).scores(names)
+
+
+@pytest.mark.parametrize("stray", [2**32, 2**32 + 1, -(2**32), 2**40, -(2**63)])
+@pytest.mark.parametrize("where", ["labels", "predictions"])
+def test_a_stray_is_refused_however_narrow_the_counting_is(where: str, stray: int) -> None:
+    good = np.array([0, 1, 2])
+    bad = np.array([0, stray, 2])
+    with pytest.raises(ValueError, match=f"{where} hold {stray};"):
+        ConfusionMatrix(3).update(*((good, bad) if where == "labels" else (bad, good)))
+
+
 def test_maps_counted_one_by_one_in_batches_or_in_rows_give_the_same_counts() -> None:
     rng = np.random.default_rng(0)
     predictions, labels = rng.integers(0, 6, (2, 8, 9, 11))

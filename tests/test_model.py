@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from segformer import VARIANTS, ImageProcessor, Segformer, SegformerConfig
 from segformer.decoder import AllMLPDecoder
-from segformer.encoder import DropPath, EfficientSelfAttention, MixFFN
+from segformer.dropout import relu_dropout_
+from segformer.encoder import DropPath, EfficientSelfAttention, MixFFN, attend
 from segformer.weights import dialects
 
 
@@ -285,6 +286,32 @@ def test_attention_equals_its_equations(height: int, width: int, sr_ratio: int) 
     torch.testing.assert_close(attention(x), attention_by_the_equations(attention, x, sr_ratio), rtol=0, atol=1e-12)
 
 
+def attention_results(attend_by: Callable[..., Tensor], dtype: torch.dtype, keys: int) -> list[Tensor]:
+    """What attention makes of the same random numbers in some precision, and the gradients of all that goes in."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 3, n, 32, generator=generator) for n in (300, keys, keys)]
+    slope = torch.randn(2, 3, 300, 32, generator=generator)
+    leaves = [values.bfloat16().to(dtype).requires_grad_() for values in inputs]
+    out = attend_by(*leaves)
+    return [out, *torch.autograd.grad(out, leaves, slope.bfloat16().to(dtype))]
+
+
+@pytest.mark.parametrize("keys", [2, 64, 256, 401])
+def test_attention_that_trains_in_bfloat16_errs_by_the_rounding_of_its_scores(keys: int) -> None:
+    exact = attention_results(F.scaled_dot_product_attention, torch.float64, keys)
+    ours = attention_results(attend, torch.bfloat16, keys)
+    for mine, truth in zip(ours, exact, strict=True):
+        assert mine.dtype == torch.bfloat16
+        # Scores reach 5 here; 8 bits hold them to 0.01, and their exponentials to 1 %.
+        assert largest_difference(mine.double(), truth) < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attention_is_the_kernel_s_in_float32_and_better(dtype: torch.dtype) -> None:
+    ours, kernel = (attention_results(by, dtype, 64) for by in (attend, F.scaled_dot_product_attention))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(ours, kernel, strict=True))
+
+
 def mix_ffn_by_the_equation(ffn: MixFFN, x: Tensor) -> Tensor:
     """Equation 3 of the paper, one pixel at a time."""
     _, H, W, _ = x.shape
@@ -311,8 +338,11 @@ def test_mix_ffn_equals_its_equation() -> None:
     torch.testing.assert_close(ffn(x), mix_ffn_by_the_equation(ffn, x), rtol=0, atol=1e-12)
 
 
-def textbook_decoder(decoder: AllMLPDecoder, features: list[Tensor]) -> Tensor:
-    """The four steps of section 3.2 as the paper has them: project, upsample, concatenate and fuse, classify."""
+def textbook_decoder(decoder: AllMLPDecoder, features: list[Tensor], kept: Tensor | float = 1.0) -> Tensor:
+    """The four steps of section 3.2 as the paper has them: project, upsample, concatenate and fuse, classify.
+
+    ``kept`` is the dropout's mask, with its scale in it.
+    """
     size = features[0].shape[-2:]
     projected = [
         linear(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -320,7 +350,7 @@ def textbook_decoder(decoder: AllMLPDecoder, features: list[Tensor]) -> Tensor:
     ]
     upsampled = [F.interpolate(maps, size, mode="bilinear", align_corners=False) for maps in projected]
     fused = F.relu(decoder.norm(decoder.fuse(torch.cat(upsampled[::-1], dim=1))))
-    return decoder.classifier(fused)
+    return decoder.classifier(fused * kept)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -352,3 +382,15 @@ def test_decoder_equals_the_textbook_form(
     gradients_of = [torch.autograd.grad(logits, sources, slope) for logits in (ours, textbook)]
     for mine, plain in zip(*gradients_of, strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_decoder_drops_what_the_textbook_form_drops_with_the_same_draw(tiny_config: SegformerConfig) -> None:
+    torch.manual_seed(0)
+    decoder = AllMLPDecoder(SegformerConfig(**vars(tiny_config) | {"classifier_dropout_prob": 0.4})).double().train()
+    disturb(decoder)
+    features = [torch.randn(2, c, 8 // 2**i, 8 // 2**i).double() for i, c in enumerate(tiny_config.hidden_sizes)]
+    torch.manual_seed(7)
+    kept, scale = relu_dropout_(torch.ones(2, tiny_config.decoder_hidden_size, 8, 8).double(), 0.4)
+    assert 0 < (kept == 0).double().mean() < 1
+    torch.manual_seed(7)
+    torch.testing.assert_close(decoder(features), textbook_decoder(decoder, features, kept * scale), rtol=0, atol=1e-12)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from segformer.files import write_atomically
+from segformer.machine import peak_memory_mib
 
 LOG_NAME = "log.jsonl"
 _WIDTH = 80
@@ -305,11 +304,3 @@ def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """The most memory that this process has held so far: on a GPU there, else in RAM."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
