@@ -49,7 +49,7 @@ class Segformer(nn.Module):
             raise ValueError(f"images is a {kind}; the model takes a tensor (B, {channels}, H, W): {cure}")
         shape = tuple(images.shape)
         if len(shape) != 4 or shape[1] != channels:
-            cure = f"it has {channels} channels"
+            cure = f"its num_channels is {channels}"
             if len(shape) == 3:
                 cure = "images[None] adds the axis of the batch"
             elif shape[-1:] == (channels,):

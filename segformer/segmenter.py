@@ -107,7 +107,9 @@ class Segmenter:
         """
         model = Segformer.from_pretrained(source, revision=revision, token=token, local_files_only=local_files_only)
         if model.load_report.missing:
-            raise ValueError(f"{source} has no decoder, only an encoder; fine-tune it before asking it for segments")
+            raise ValueError(
+                f"{source} has no decoder of ours, only an encoder; fine-tune it, then ask it for segments"
+            )
         processor = processor_of(source, revision, token, local_files_only)
         try:
             model.config.check_takes_photos()

@@ -249,7 +249,7 @@ def test_drop_path_is_the_identity_in_eval_mode() -> None:
         ((torch.zeros(1, 3, 64, 64), None), r"images is a tuple; .* tensor"),
         (torch.zeros(3, 64, 64), r"images is \(3, 64, 64\); .*images\[None\] adds"),
         (torch.zeros(1, 64, 64, 3), r"images is \(1, 64, 64, 3\); .*images\.permute\(0, 3, 1, 2\)"),
-        (torch.zeros(1, 4, 64, 64), r"images is \(1, 4, 64, 64\); .*\(B, 3, H, W\): it has 3 channels"),
+        (torch.zeros(1, 4, 64, 64), r"images is \(1, 4, 64, 64\); .*\(B, 3, H, W\): its num_channels is 3"),
         (torch.zeros(64, 64), r"images is \(64, 64\); .*\(B, 3, H, W\)"),
         (torch.zeros(()), r"images is \(\); .*\(B, 3, H, W\)"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"images is of torch\.uint8; .*normalised"),

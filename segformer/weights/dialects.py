@@ -15,14 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_OURS, _V4, _V5, _AUTHORS, _MMSEG, _SMP = FAMILIES = (
-    "this code",
-    "transformers",
-    "transformers 5",
-    "the authors",
-    "mmsegmentation 1.x",
-    "segmentation_models_pytorch",
-)
+_V4, _AUTHORS, _SMP = "transformers", "the authors", "segmentation_models_pytorch"
+FAMILIES = ("this code", _V4, "transformers 5", _AUTHORS, "mmsegmentation 1.x", _SMP)
 
 # The columns are the families. {i} is the stage from 0, {n} the stage from 1, {r} the stage counted back from the last
 # of four, {j} the block; @ is what the first row says. Keys and values are one Linear here and at the authors' (keys

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import DIALECTS, FORMS, Weights, assert_same_logits, encoder_only, logits_of, original
+from checkpoints import DIALECTS, ENCODERS, FORMS, Weights, assert_same_logits, encoder_only, logits_of, original
 from libraries import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -148,7 +148,7 @@ def test_a_folder_may_be_given_as_text(folder: Path, images: Tensor, expected: T
         assert_same_logits(Segformer.from_pretrained(str(folder))(images), expected)
 
 
-@pytest.mark.parametrize("dialect", ["v4", "v5", "original", "original with backbone", "v4 without its prefix"])
+@pytest.mark.parametrize("dialect", ENCODERS)
 def test_an_encoder_alone_starts_a_new_decoder(
     dialect: str,
     folder: Path,
@@ -156,7 +156,7 @@ def test_an_encoder_alone_starts_a_new_decoder(
     reference: transformers.SegformerForSemanticSegmentation,
     images: Tensor,
 ) -> None:
-    torch.save(encoder_only(DIALECTS[dialect](v4, reference)), folder / "encoder.pth")
+    torch.save(ENCODERS[dialect](v4, reference), folder / "encoder.pth")
     model = Segformer.from_pretrained(folder / "encoder.pth")
     assert model.load_report.missing == DECODER
     with torch.no_grad():
