@@ -30,8 +30,9 @@ _RATE_FIELDS = (
 class SegformerConfig:
     """Sizes, regularisation and class names of one SegFormer; the defaults are B0 with 150 unnamed classes.
 
-    Tuples have one entry per encoder stage, finest first. ``num_labels`` may be left out: it is the number of names in
-    ``id2label``, or 150. Raises ValueError naming the field, its value and the rule.
+    Tuples have one entry per encoder stage, finest first. ``id2label`` maps ids to names, or lists the names in order.
+    ``num_labels`` may be left out: it is the number of names in ``id2label``, or 150. Raises ValueError naming the
+    field, its value and the rule.
     """
 
     depths: tuple[int, ...] = (2, 2, 2, 2)
@@ -52,6 +53,8 @@ class SegformerConfig:
     id2label: Mapping[int, str] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.id2label is not None and not isinstance(self.id2label, Mapping):
+            object.__setattr__(self, "id2label", named_classes(self.id2label))
         if self.num_labels is None:
             object.__setattr__(self, "num_labels", 150 if self.id2label is None else len(self.id2label))
         _require_count("num_labels", self.num_labels, _MOST_LABELS)
@@ -94,6 +97,19 @@ class SegformerConfig:
             raise ValueError(f"id2label must have the keys 0 to {self.num_labels - 1}; at fault: {strays[:5]}")
         object.__setattr__(self, "id2label", {k: str(self.id2label[k]) for k in range(self.num_labels)})
 
+    def __repr__(self) -> str:
+        """The variant, what differs from it, and the first of the names; never all of them."""
+        variant = variant_of(self)
+        usual = VARIANTS[variant or "b0"]()
+        names = [f.name for f in fields(self) if f.name not in ("num_labels", "id2label")]
+        own = [f"{name}={getattr(self, name)!r}" for name in names if getattr(self, name) != getattr(usual, name)]
+        first = ", ".join(name.strip() for name in list(self.id2label.values())[:4])
+        more = ", ..." if self.num_labels > 4 else ""
+        sizes = f"{variant}, " if variant else ""
+        return (
+            f"SegformerConfig({sizes}{''.join(f'{each}, ' for each in own)}num_labels={self.num_labels}: {first}{more})"
+        )
+
     @property
     def drop_path_rates(self) -> list[float]:
         """The rate of every block, growing linearly from 0 at the first to ``drop_path_rate`` at the last."""
@@ -111,9 +127,23 @@ class SegformerConfig:
                         f"image_size is {side}; a map of {left} pixels is too small for sr_ratio {sr_ratio}"
                     )
 
+    def check_takes_photos(self) -> None:
+        """Raise ValueError for a model of other bands than the red, green and blue of a photo."""
+        if self.num_channels != 3:
+            raise ValueError(
+                f"num_channels is {self.num_channels}; photos are read as red, green and blue, so a model of photos "
+                "has 3 (give tensors of as many bands to the model itself)"
+            )
+
     @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> SegformerConfig:
-        """Build from the entries of a Hub ``config.json``; entries that no SegFormer reads are passed over."""
+    def from_dict(cls, entries: Mapping[str, Any], num_labels: int | None = None) -> SegformerConfig:
+        """Build from the entries of a Hub ``config.json``; entries that no SegFormer reads are passed over.
+
+        ``num_labels`` is how many classes there are where the entries neither name nor count them; left out, it is 2,
+        which is what transformers writes and reads such a file for. Reads segmentation_models_pytorch's entries too.
+        """
+        if "_model_class" in entries:
+            entries = _entries_of_smp(entries)
         if entries.get("model_type", "segformer") != "segformer":
             raise ValueError(f"model_type is {entries['model_type']!r}; this reads 'segformer' only")
         if entries.get("hidden_act", "gelu") != "gelu":
@@ -121,8 +151,10 @@ class SegformerConfig:
         known = {f.name for f in fields(cls)}
         chosen = {name: value for name, value in entries.items() if name in known and value is not None}
         if "id2label" in chosen:
-            chosen["id2label"] = _integer_keys(chosen["id2label"])
+            chosen["id2label"] = named_classes(chosen["id2label"])
             chosen.pop("num_labels", None)
+        else:
+            chosen.setdefault("num_labels", num_labels or 2)
         config = cls(**chosen)
         stages = entries.get("num_encoder_blocks", len(config.depths))
         if stages != len(config.depths):
@@ -146,24 +178,50 @@ class SegformerConfig:
         }
 
 
-def read_config(path: Path) -> SegformerConfig:
-    """Read a ``config.json``; every error names the file."""
+def read_config(path: Path, num_labels: int | None = None) -> SegformerConfig | None:
+    """Read a ``config.json``, as ``SegformerConfig.from_dict``; None for one that says nothing of a SegFormer.
+
+    Every error names the file.
+    """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(entries, dict):
             raise ValueError(f"holds a {type(entries).__name__}, not an object of entries")
-        return SegformerConfig.from_dict(entries)
+        telling = {"model_type", "_model_class", *(f.name for f in fields(SegformerConfig))}
+        return SegformerConfig.from_dict(entries, num_labels) if telling & set(entries) else None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _integer_keys(names: object) -> dict[int, str]:
+def named_classes(names: object) -> dict[int, str]:
+    """Class names by id, from a mapping whose keys may be text, as in JSON, or from a list in the ids' order."""
+    if isinstance(names, list | tuple):
+        return {k: str(name) for k, name in enumerate(names)}
     if not isinstance(names, Mapping):
-        raise ValueError(f"id2label is a {type(names).__name__}; it maps class ids to names")
+        raise ValueError(f"id2label is a {type(names).__name__}; it maps class ids to names, or lists the names")
     try:
         return {int(k): str(name) for k, name in names.items()}
     except (TypeError, ValueError) as error:
         raise ValueError(f"id2label has a key that is not a class id: {error}") from error
+
+
+def _entries_of_smp(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """What segmentation_models_pytorch's ``config.json`` says, in the Hub's entries."""
+    if entries["_model_class"] != "Segformer":
+        raise ValueError(f"_model_class is {entries['_model_class']!r}; of these models this reads 'Segformer' only")
+    variant = str(entries.get("encoder_name")).removeprefix("mit_")
+    if variant not in VARIANTS or entries.get("encoder_depth", 5) != 5:
+        raise ValueError(
+            f"encoder_name is {entries.get('encoder_name')!r} and encoder_depth {entries.get('encoder_depth', 5)!r}; a "
+            "SegFormer has mit_b0 to mit_b5, whole: 5"
+        )
+    classes = entries.get("classes", 1)
+    found = {
+        "num_channels": entries.get("in_channels", 3),
+        "decoder_hidden_size": entries.get("decoder_segmentation_channels", 256),
+        "num_labels": 2 if classes == 1 else classes,  # one logit there is two classes here, see weights/dialects.py
+    }
+    return {**VARIANTS[variant](num_labels=2).to_dict(), "id2label": None, **found}
 
 
 def _require_count(name: str, value: object, most: int = _MOST) -> None:

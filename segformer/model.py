@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from segformer.config import SegformerConfig
 from segformer.decoder import AllMLPDecoder
-from segformer.encoder import MixTransformer
+from segformer.encoder import MixTransformer, Stage
 from segformer.weights import pretrained
 from segformer.weights.publish import upload_folder
 
@@ -21,10 +21,14 @@ class Segformer(nn.Module):
     """Semantic segmentation with a Mix Transformer encoder and an all-MLP decoder (Xie et al., 2021).
 
     Shapes: images (B, 3, H, W), normalised -> logits (B, K, ceil(H / 4), ceil(W / 4)). Any H, W whose maps stay at
-    least ``sr_ratio`` wide: from 29 pixels a side for B0 to B5.
+    least ``sr_ratio`` wide: from 29 pixels a side for B0 to B5. Raises ValueError for what is no such batch.
     """
 
     def __init__(self, config: SegformerConfig) -> None:
+        if not isinstance(config, SegformerConfig):
+            made = "call it: VARIANTS['b0'](num_labels=...)" if callable(config) else "Segformer.from_pretrained loads"
+            kind = "function" if callable(config) else type(config).__name__
+            raise ValueError(f"config is a {kind}, not a SegformerConfig; {made}")
         super().__init__()
         self.config = config
         self.encoder = MixTransformer(config)
@@ -38,7 +42,33 @@ class Segformer(nn.Module):
         return sum(weight.numel() for weight in self.parameters())
 
     def forward(self, images: Tensor) -> Tensor:
+        self._check_batch(images)
         return self.decoder(self.encoder(images))
+
+    def _check_batch(self, images: Tensor) -> None:
+        """Raise ValueError, saying what to do, for what a convolution would refuse in words of its own."""
+        channels = self.config.num_channels
+        if not isinstance(images, Tensor):
+            cure = "of a photo, ImageProcessor()(photo)[0][None] makes one"
+            kind = type(images).__name__
+            raise ValueError(f"images is a {kind}; the model takes a tensor (B, {channels}, H, W): {cure}")
+        shape = tuple(images.shape)
+        if len(shape) != 4 or shape[1] != channels:
+            cure = f"its num_channels is {channels}"
+            if len(shape) == 3:
+                cure = "images[None] adds the axis of the batch"
+            elif shape[-1:] == (channels,):
+                cure = "images.permute(0, 3, 1, 2) turns it"
+            raise ValueError(f"images is {shape}; the model takes (B, {channels}, H, W): {cure}")
+        if not images.is_floating_point():
+            raise ValueError(f"images is of {images.dtype}; the model takes normalised pixels, as of ImageProcessor")
+        if not torch.compiler.is_compiling():  # of a compiled model's own sizes nothing is to be assumed
+            self.config.check_image_size(*shape[2:])
+            weight = cast(Stage, self.encoder.stages[0]).patch_embedding.projection.weight
+            if images.device.type != weight.device.type:
+                raise ValueError(f"images is on {images.device}, the model on {weight.device}; images.to(...) moves it")
+            if images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
+                raise ValueError(f"images is of {images.dtype}, the model of {weight.dtype}; images.to(...) turns it")
 
     def _initialize(self, module: nn.Module) -> None:
         """Normal weights of ``initializer_range`` and zero biases, as transformers starts a new head."""
@@ -51,16 +81,17 @@ class Segformer(nn.Module):
     def from_pretrained(
         cls,
         source: str | Path,
-        id2label: Mapping[int, str] | None = None,
+        id2label: Mapping[int, str] | Sequence[str] | None = None,
         num_labels: int | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
         config_changes: Mapping[str, Any] | None = None,
     ) -> Segformer:
-        """Load a Hub id, a folder, or a ``.safetensors``, ``.bin`` or ``.pth`` file, in eval mode.
+        """Load a Hub id, a folder, or a file of weights, in eval mode; ``weights/dialects.py`` lists whose it reads.
 
-        ``id2label`` or ``num_labels`` replace the checkpoint's classes; a classifier of another size then starts anew.
+        ``id2label``, names by id or a list of them, or ``num_labels`` replace the checkpoint's classes; a classifier of
+        another size then starts anew.
         ``config_changes`` replace entries of its configuration, such as ``{"drop_path_rate": 0.0}``. What was missing,
         unexpected or started anew stands in ``load_report``. Raises FileNotFoundError for an unknown source and
         ValueError for weights that do not fit.

@@ -6,25 +6,31 @@ one float32, so a table of 3 x 256 entries does both exactly, computed once in t
 
 from __future__ import annotations
 
+import difflib
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from segformer.files import PROCESSOR_NAME, write_atomically
-from segformer.photos import to_rgb
+from segformer.files import CONFIG_NAME, PROCESSOR_NAME, write_atomically
+from segformer.photos import Photo, as_photo, to_rgb
 from segformer.weights.hub import ModelFiles
 
 _MOST_PIXELS = 2**26  # that a photo is resized to: 8192 x 8192
+
+LabelMap = Image.Image | str | Path | NDArray[Any] | Tensor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,22 +92,43 @@ class ImageProcessor:
                 "make infinities of pixels"
             )
 
-    def __call__(
-        self, image: Image.Image | Sequence[Image.Image], label_map: Image.Image | Sequence[Image.Image] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Turn one image, or a list of them, and the label maps that belong to them, into tensors.
+    def __repr__(self) -> str:
+        """The steps that a photo takes, in one line."""
+        filters = {each.value: each.name.lower() for each in Image.Resampling}
+        height, width = self.size
+        steps = [f"resize to {height} x {width} ({filters[self.resample]})"] if self.do_resize else []
+        if self.do_rescale:
+            steps.append("/ 255" if self.rescale_factor == 1 / 255 else f"* {self.rescale_factor}")
+        if self.do_normalize:
+            steps.append(f"mean {self.image_mean}, std {self.image_std}")
+        steps.append("labels reduced: 0 to 255, k to k - 1" if self.do_reduce_labels else "labels as they are")
+        if self.keep_ratio_scale:
+            steps.append(f"scored within {self.keep_ratio_scale}, in multiples of {self.keep_ratio_multiple}")
+        return f"ImageProcessor({'; '.join(steps)})"
 
-        Shapes: one image -> float32 (3, H, W) and int64 (H, W), or None without a label map; a list adds a batch axis.
-        Raises ValueError for an empty image and for a label map of another size than its image.
+    def __call__(
+        self, image: Photo | Sequence[Photo], label_map: LabelMap | Sequence[LabelMap] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Turn one photo, or a list of them, and the label maps that belong to them, into tensors.
+
+        A photo is of any form that ``photos.as_photo`` takes, but a PIL image, whose label map lies as it does, is not
+        turned by its EXIF orientation. A label map is a PIL image, a file, or a (H, W) array or tensor of integers.
+
+        Shapes: one photo -> float32 (3, H, W) and int64 (H, W), or None without a label map; a list adds a batch axis.
+        Raises ValueError for an empty photo and for a label map of another size than its photo.
         """
-        if isinstance(image, Image.Image):
-            if label_map is not None and not isinstance(label_map, Image.Image):
+        if not _are_several(image):
+            if _are_several(label_map):
                 raise ValueError("one image takes one label map, not a list")
-            if label_map is not None and label_map.size != image.size:
-                raise ValueError(f"image is {image.size} but its label map {label_map.size} (width, height)")
-            return self.image_to_tensor(image), None if label_map is None else self.labels_to_tensor(label_map)
+            photo = image if isinstance(image, Image.Image) else as_photo(image)  # type: ignore[arg-type]
+            if label_map is None:
+                return self.image_to_tensor(photo), None
+            upright = _as_label_map(label_map)  # type: ignore[arg-type]
+            if upright.size != photo.size:
+                raise ValueError(f"image is {photo.size} but its label map {upright.size} (width, height)")
+            return self.image_to_tensor(photo), self.labels_to_tensor(upright)
         label_maps = [None] * len(image) if label_map is None else label_map
-        if isinstance(label_maps, Image.Image) or len(label_maps) != len(image) or not image:
+        if not _are_several(label_maps) or len(label_maps) != len(image) or not image:
             raise ValueError(f"{len(image)} images need as many label maps, and at least one")
         pairs = [self(one, labels) for one, labels in zip(image, label_maps, strict=True)]
         labels = [label for _, label in pairs if label is not None]
@@ -152,19 +179,25 @@ class ImageProcessor:
         revision: str | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        **changes: Any,
     ) -> ImageProcessor:
-        """Read the ``preprocessor_config.json`` of a folder or Hub id, in its old form or the new one."""
-        files = ModelFiles(str(source), revision, token, local_files_only)
-        path = files.find(PROCESSOR_NAME)
-        if path is None:
-            raise FileNotFoundError(f"no {PROCESSOR_NAME} in {files.describe()}")
+        """Read the ``preprocessor_config.json`` of a folder or Hub id, or beside a weights file, in either form.
+
+        A model without one gets what transformers does without it, and that is logged. ``changes`` replace entries,
+        such as ``do_reduce_labels=True``. Raises ValueError for one that is no entry.
+        """
+        changes = _known(changes, list(cls.__dataclass_fields__))
+        path, where = _find_config(source, revision, token, local_files_only)
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
+            entries = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(entries, dict):
                 raise ValueError(f"holds a {type(entries).__name__}, not an object of entries")
-            return cls.from_dict(entries)
+            processor = cls.from_dict(entries | changes)
         except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path or where}: {error}") from error
+        if path is None:
+            logger.warning("no %s in %s; taking SegFormer's defaults: %r", PROCESSOR_NAME, where, processor)
+        return processor
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> ImageProcessor:
@@ -200,6 +233,57 @@ class ImageProcessor:
         write_atomically(Path(folder) / PROCESSOR_NAME, text + "\n")
 
 
+def _find_config(
+    source: str | Path, revision: str | None, token: str | bool | None, local_files_only: bool
+) -> tuple[Path | None, str]:
+    """The configuration of a processor, or None for a model that has none, and where it was looked for."""
+    if Path(source).is_file():
+        beside = Path(source).with_name(PROCESSOR_NAME)
+        return (beside if beside.is_file() else None), f"the folder of {source}"
+    files = ModelFiles(str(source), revision, token, local_files_only)
+    path = files.find(PROCESSOR_NAME)
+    if path is None and (files.find(CONFIG_NAME) is None or not files.lacks(PROCESSOR_NAME)):
+        raise FileNotFoundError(f"no {PROCESSOR_NAME} in {files.describe()}")
+    return path, f"folder {source}" if files.folder else f"Hub repository {str(source)!r}"
+
+
+def _known(changes: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """The changes, under today's names. Raises ValueError for one of another name."""
+    changes = dict(changes)
+    if "reduce_labels" in changes:
+        changes.setdefault("do_reduce_labels", changes.pop("reduce_labels"))
+    for name in changes:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            cure = f"did you mean {close[0]}?" if close else f"it has {', '.join(names)}"
+            raise ValueError(f"ImageProcessor has no {name}; {cure}")
+    return changes
+
+
+def _are_several(images: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview)
+
+
+def _as_label_map(labels: LabelMap) -> Image.Image:
+    """A label map of any form as an image of its values, upright as far as it says so itself."""
+    if isinstance(labels, Image.Image):
+        return labels
+    if isinstance(labels, str | Path):
+        try:
+            with Image.open(labels) as opened:
+                return ImageOps.exif_transpose(opened)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no label map {labels}") from None
+        except Exception as error:  # Pillow's decoders raise what they like for damaged files
+            raise ValueError(f"{labels} is not a readable label map: {error}") from error
+    values = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.ndim != 2 or values.dtype.kind not in "bui" or 0 in values.shape:
+        raise ValueError(f"label map is {values.shape} {values.dtype}; it must be (H, W) integers")
+    if values.min() < 0 or values.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"label map holds {values.min()} to {values.max()}; class ids are from 0")
+    return Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.int32))
+
+
 def keep_ratio_size(width: int, height: int, scale: tuple[int, int], multiple: int) -> tuple[int, int]:
     """The (height, width) in which a photo of this width and height keeps its shape, within ``keep_ratio_scale``.
 
@@ -228,6 +312,8 @@ def _is_size(value: object) -> bool:
 def _read_size(size: object) -> tuple[int, int]:
     if isinstance(size, int) and not isinstance(size, bool):
         return size, size
+    if isinstance(size, tuple):  # from a caller: JSON has none
+        return size
     if isinstance(size, Mapping) and {"height", "width"} <= set(size):
         return size["height"], size["width"]
     raise ValueError(f"size is {size!r}; it must be one number, or height and width")

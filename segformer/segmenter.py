@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from segformer import fullres
-from segformer.files import PROCESSOR_NAME
+from segformer import fullres, pictures
 from segformer.model import Segformer
 from segformer.photos import Photo, as_photo
 from segformer.processor import ImageProcessor
 from segformer.views import Box, SlidingLogits, Views, mirrored_logits
+from segformer.weights.pretrained import check_finite
 
 Logits = Tensor | fullres.LogitRows
 Result = TypeVar("Result")
@@ -71,12 +71,24 @@ class Segmenter:
     ) -> None:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be above 0")
+        model.config.check_takes_photos()
         check_finite(model)
+        if model.config.num_labels == 1:
+            logger.warning("the model has one class, %r, which is all it can see in a photo", model.config.id2label[0])
         self.device = choose_device(device)
         self.model = model.eval().to(self.device)
         self.processor = processor
         self.views = views or Views()
         self.batch_size = batch_size or _BATCH_SIZE.get(self.device.type, _BATCH_SIZE["cuda"])
+
+    def __repr__(self) -> str:
+        """The model, where it runs, and how photos are shown to it."""
+        return f"Segmenter({self.model.config!r}, on {self.device}, {self.views}, {self.processor!r})"
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model's files and its processor's, so that ``from_pretrained`` and transformers open the folder."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
 
     @classmethod
     def from_pretrained(
@@ -89,15 +101,21 @@ class Segmenter:
         views: Views | None = None,
         batch_size: int | None = None,
     ) -> Segmenter:
-        """Load model and processor from a Hub id or folder, or a weights file with what stands beside it."""
+        """Load model and processor from a Hub id or folder, or a weights file with what stands beside it.
+
+        Raises ValueError for an encoder without a decoder and for a model of other bands than a photo's.
+        """
         model = Segformer.from_pretrained(source, revision=revision, token=token, local_files_only=local_files_only)
         if model.load_report.missing:
-            raise ValueError(f"{source} has no decoder, only an encoder; fine-tune it before asking it for segments")
+            raise ValueError(
+                f"{source} has no decoder of ours, only an encoder; fine-tune it, then ask it for segments"
+            )
         processor = processor_of(source, revision, token, local_files_only)
         try:
-            return cls(model, processor, device, views, batch_size)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{source}: {error}") from None
+            model.config.check_takes_photos()
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        return cls(model, processor, device, views, batch_size)
 
     @overload
     def __call__(self, photo: list[Photo] | tuple[Photo, ...], scores: bool = False) -> list[list[dict[str, Any]]]: ...
@@ -131,6 +149,12 @@ class Segmenter:
     def label_map(self, photo: Photo) -> NDArray[Any]:
         """The class of every pixel, (H, W) at the photo's own size: uint8, or uint16 for more than 256 classes."""
         return self.predict([photo])[0].label_map
+
+    def overlay(self, photo: Photo, opacity: float = 0.5) -> Image.Image:
+        """The photo, upright, with every pixel tinted in the colour of its class; ``opacity`` from 0 to 1."""
+        upright = as_photo(photo)
+        colours = pictures.palette(self.model.config.num_labels)
+        return pictures.overlay(upright, self.label_map(upright), colours, opacity)
 
     def label_maps(self, photos: Sequence[Photo]) -> list[NDArray[Any]]:
         """The label map of every photo; photos that the model sees at one size run ``batch_size`` at a time."""
@@ -255,34 +279,14 @@ class Segmenter:
             )
 
 
-class NonFiniteError(ValueError):
-    """A model whose weights hold NaN or infinity."""
-
-
-def check_finite(model: Segformer) -> None:
-    """Raise NonFiniteError, naming the first tensor, for weights that are not numbers and give nonsense for answers."""
-    for name, tensor in model.state_dict().items():
-        if not tensor.isfinite().all():
-            count = int((~tensor.isfinite()).sum())
-            raise NonFiniteError(
-                f"{count} of the {tensor.numel()} values of {name} are not finite; its training diverged, or the file "
-                "is damaged"
-            )
-        if name.endswith("running_var") and bool((tensor < 0).any()):
-            raise NonFiniteError(f"{name} holds variances below 0, whose roots are no numbers; the file is damaged")
-
-
 def processor_of(
     source: str | Path,
     revision: str | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> ImageProcessor:
-    """The processor of a Hub id or folder, or the one beside a weights file; the default if nothing is beside it."""
-    if not Path(source).is_file():
-        return ImageProcessor.from_pretrained(source, revision, token, local_files_only)
-    beside = Path(source).parent
-    return ImageProcessor.from_pretrained(beside) if (beside / PROCESSOR_NAME).is_file() else ImageProcessor()
+    """The processor of a Hub id or folder, or the one beside a weights file; the default if a model has none."""
+    return ImageProcessor.from_pretrained(source, revision, token, local_files_only)
 
 
 def choose_device(device: torch.device | str | None = None) -> torch.device:

@@ -176,7 +176,7 @@ def test_num_labels_and_id2label_must_agree(classes: int) -> None:
         ("hidden_act", "relu"),
         ("model_type", "mobilevit"),
         ("num_encoder_blocks", 3),
-        ("id2label", ["wall", "sky"]),
+        ("id2label", "wall, sky"),
         ("id2label", {"first": "wall"}),
         ("depths", 2),
         ("decoder_hidden_size", "256"),
@@ -196,6 +196,41 @@ def test_a_damaged_config_json_is_refused_by_its_file(text: str, tmp_path: Path)
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match=r"config\.json"):
         read_config(tmp_path / "config.json")
+
+
+def test_a_config_json_that_leaves_all_out_means_what_it_means_to_transformers() -> None:
+    theirs = transformers.SegformerConfig()
+    read = {name: getattr(theirs, name) for name in FIELDS}
+    read = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
+    assert SegformerConfig.from_dict({}) == SegformerConfig(**read)
+
+
+def test_names_may_be_a_list() -> None:
+    assert SegformerConfig(id2label=["wall", "sky"]).id2label == {0: "wall", 1: "sky"}  # type: ignore[arg-type]
+
+
+def test_names_given_the_wrong_way_round_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"id2label has a key that is not a class id: .*'wall'"):
+        SegformerConfig.from_dict({"id2label": {"wall": 0, "sky": 1}})
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (VARIANTS["b0"](), "SegformerConfig(b0, num_labels=150: LABEL_0, LABEL_1, LABEL_2, LABEL_3, ...)"),
+        (VARIANTS["b2"](id2label={0: "wall", 1: "bed "}), "SegformerConfig(b2, num_labels=2: wall, bed)"),
+        (
+            VARIANTS["b1"](drop_path_rate=0.3, num_labels=1),
+            "SegformerConfig(b1, drop_path_rate=0.3, num_labels=1: LABEL_0)",
+        ),
+        (
+            SegformerConfig(depths=(1, 1, 1, 1), num_labels=1),
+            "SegformerConfig(depths=(1, 1, 1, 1), num_labels=1: LABEL_0)",
+        ),
+    ],
+)
+def test_a_config_shows_its_variant_what_differs_and_a_few_names(config: SegformerConfig, expected: str) -> None:
+    assert repr(config) == expected
 
 
 def test_entries_that_no_segformer_reads_are_passed_over() -> None:

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -240,6 +241,51 @@ def test_drop_path_keeps_the_expectation(rate: float) -> None:
 def test_drop_path_is_the_identity_in_eval_mode() -> None:
     x = torch.randn(8, 3)
     assert torch.equal(DropPath(0.9).eval()(x), x)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (Image.new("RGB", (64, 64)), r"images is a Image; .* tensor \(B, 3, H, W\): of a photo, ImageProcessor"),
+        ((torch.zeros(1, 3, 64, 64), None), r"images is a tuple; .* tensor"),
+        (torch.zeros(3, 64, 64), r"images is \(3, 64, 64\); .*images\[None\] adds"),
+        (torch.zeros(1, 64, 64, 3), r"images is \(1, 64, 64, 3\); .*images\.permute\(0, 3, 1, 2\)"),
+        (torch.zeros(1, 4, 64, 64), r"images is \(1, 4, 64, 64\); .*\(B, 3, H, W\): its num_channels is 3"),
+        (torch.zeros(64, 64), r"images is \(64, 64\); .*\(B, 3, H, W\)"),
+        (torch.zeros(()), r"images is \(\); .*\(B, 3, H, W\)"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"images is of torch\.uint8; .*normalised"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.float64), r"images is of torch\.float64, the model of torch\.float32"),
+        (torch.zeros(1, 3, 64, 64, device="meta"), r"images is on meta, the model on cpu"),
+        (torch.zeros(1, 3, 64, 20), r"is 20; a map of 5 pixels is too small"),
+        (torch.zeros(1, 3, 0, 64), r"is 0; a map of 0 pixels is too small"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_what_is_no_batch_is_refused_in_words_of_our_own(images: Any, message: str, tiny_model: Segformer) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model(images)
+
+
+def test_a_model_of_four_bands_takes_four(tiny_config: SegformerConfig) -> None:
+    model = Segformer(replace(tiny_config, num_channels=4))
+    assert model(torch.zeros(1, 4, 64, 64)).shape == (1, 7, 16, 16)
+    with pytest.raises(ValueError, match=r"images is \(1, 3, 64, 64\); the model takes \(B, 4, H, W\)"):
+        model(torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (VARIANTS["b1"], r"config is a function, .*call it: VARIANTS\['b0'\]"),
+        (VARIANTS["b0"], r"config is a function, .*call it"),
+        ("nvidia/mit-b0", r"config is a str, .*Segformer\.from_pretrained"),
+        ({"depths": [2, 2, 2, 2]}, r"config is a dict, not a SegformerConfig"),
+    ],
+    ids=["b1", "b0", "name", "entries"],
+)
+def test_what_is_no_config_is_refused(config: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Segformer(config)
 
 
 def attention_by_the_equations(attention: EfficientSelfAttention, x: Tensor, sr_ratio: int) -> Tensor:

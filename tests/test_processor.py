@@ -2,7 +2,9 @@
 
 import io
 import json
+import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +351,150 @@ def test_a_config_that_is_no_json_object_is_refused_by_file(content: bytes, tmp_
         ImageProcessor.from_pretrained(tmp_path)
 
 
-def test_a_folder_without_a_config_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=re.escape(f"no {CONFIG_NAME} in folder {tmp_path}")):
         ImageProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_a_model_without_a_config_gets_what_transformers_does_without_and_says_so(
+    named: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with caplog.at_level(logging.WARNING, "segformer"):
+        found = ImageProcessor.from_pretrained(tmp_path / ("model.safetensors" if named == "file" else ""))
+    theirs = pil_processor.SegformerImageProcessorPil()
+    assert found == ImageProcessor.from_dict(theirs.to_dict())
+    (line,) = caplog.messages
+    assert line.startswith(f"no {CONFIG_NAME} in ")
+    assert "512 x 512" in line
+    assert "labels as they are" in line
+
+
+def test_a_weights_file_takes_the_config_beside_it(tmp_path: Path) -> None:
+    ImageProcessor(size=(48, 64)).save_pretrained(tmp_path)
+    (tmp_path / "alone.pth").write_bytes(b"")
+    assert ImageProcessor.from_pretrained(tmp_path / "alone.pth") == ImageProcessor(size=(48, 64))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"do_reduce_labels": True},
+        {"reduce_labels": True},
+        {"size": 64},
+        {"size": (48, 64)},
+        {"size": {"height": 48, "width": 64}},
+        {"image_mean": [0.5, 0.5, 0.5]},
+        {"resample": Image.Resampling.BICUBIC},
+    ],
+    ids=str,
+)
+def test_changes_replace_what_the_file_says(changes: dict[str, Any], tmp_path: Path) -> None:
+    saved = ImageProcessor(do_reduce_labels=False, size=(32, 32))
+    saved.save_pretrained(tmp_path)
+    renamed = {"do_reduce_labels" if name == "reduce_labels" else name: value for name, value in changes.items()}
+    expected = saved.to_dict() | renamed
+    assert ImageProcessor.from_pretrained(tmp_path, **changes) == ImageProcessor.from_dict(expected) != saved
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"do_reduce_label": True}, "ImageProcessor has no do_reduce_label; did you mean do_reduce_labels?"),
+        ({"use_fast": True}, "ImageProcessor has no use_fast; it has do_resize"),
+        ({"do_resize": 1}, "do_resize is 1; it must be true or false"),
+    ],
+    ids=str,
+)
+def test_a_change_that_is_none_is_refused_by_name(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    ImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ImageProcessor.from_pretrained(tmp_path, **changes)
+
+
+# Photos and label maps of every form
+
+
+FORMS: dict[str, Callable[[Image.Image, Path], Any]] = {
+    "text": lambda image, path: str(path),
+    "path": lambda image, path: path,
+    "bytes": lambda image, path: path.read_bytes(),
+    "array": lambda image, path: np.asarray(image),
+    "tensor": lambda image, path: torch.from_numpy(np.array(image)).permute(2, 0, 1),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_photo_of_any_form_becomes_the_tensor_of_its_pixels(form: str, tmp_path: Path) -> None:
+    photo, _ = random_pair(0, 17, 31)
+    photo.save(tmp_path / "photo.png")
+    processor = ImageProcessor()
+    assert torch.equal(processor(FORMS[form](photo, tmp_path / "photo.png"))[0], processor(photo)[0])
+
+
+def test_photos_of_any_form_may_share_a_list(tmp_path: Path) -> None:
+    photo, _ = random_pair(0, 17, 31)
+    photo.save(tmp_path / "photo.png")
+    several = [make(photo, tmp_path / "photo.png") for make in FORMS.values()]
+    images, _ = ImageProcessor()(several)
+    assert torch.equal(images, ImageProcessor()([photo] * len(several))[0])
+
+
+@pytest.mark.parametrize("form", ["text", "path", "array", "tensor"])
+@pytest.mark.parametrize("kind", ["uint8", "int64"])
+def test_a_label_map_of_any_form_becomes_the_labels_of_its_values(form: str, kind: str, tmp_path: Path) -> None:
+    photo, label_map = random_pair(0, 17, 31)
+    label_map.save(tmp_path / "labels.png")
+    values = np.asarray(label_map).astype(kind)
+    given = {"array": values, "tensor": torch.from_numpy(values)}.get(
+        form, FORMS["text"](None, tmp_path / "labels.png")
+    )
+    processor = ImageProcessor()
+    assert torch.equal(processor(photo, given)[1], processor(photo, label_map)[1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros((17, 31)), r"label map is \(17, 31\) float64; it must be \(H, W\) integers"),
+        (np.zeros((17, 31, 3), np.uint8), r"label map is \(17, 31, 3\) uint8"),
+        (np.full((17, 31), -1), r"label map holds -1 to -1; class ids are from 0"),
+        (torch.zeros(1, 17, 31, dtype=torch.int64), r"label map is \(1, 17, 31\) int64"),
+        (7, r"label map is \(\) int64"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_what_is_no_label_map_is_refused_by_what_it_is(labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageProcessor()(random_pair(0, 17, 31)[0], labels)
+
+
+def test_a_label_map_that_is_not_there_or_no_picture_is_refused_by_name(tmp_path: Path) -> None:
+    photo, _ = random_pair(0, 17, 31)
+    with pytest.raises(FileNotFoundError, match=r"no label map .*gone\.png"):
+        ImageProcessor()(photo, tmp_path / "gone.png")
+    (tmp_path / "text.png").write_text("labels")
+    with pytest.raises(ValueError, match=r"text\.png is not a readable label map"):
+        ImageProcessor()(photo, tmp_path / "text.png")
+
+
+@pytest.mark.parametrize(
+    "photo", ["gone.jpg", 7, None, np.zeros((5, 5, 3)), {"image": 1}], ids=lambda each: type(each).__name__
+)
+def test_what_is_no_photo_is_refused(photo: Any) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match="photo"):
+        ImageProcessor()(photo)
+
+
+def test_a_processor_shows_its_steps() -> None:
+    assert repr(ImageProcessor()) == (
+        "ImageProcessor(resize to 512 x 512 (bilinear); / 255; mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225); "
+        "labels reduced: 0 to 255, k to k - 1)"
+    )
+
+
+def test_a_processor_does_not_show_the_steps_it_leaves_out() -> None:
+    plain = ImageProcessor(do_resize=False, do_rescale=False, do_normalize=False, do_reduce_labels=False)
+    assert repr(plain) == "ImageProcessor(labels as they are)"

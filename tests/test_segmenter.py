@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from data import SceneParse150
 from data.augmentation.paper import evaluation_size
 from data.classes import ID2LABEL
 from segformer import ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, Segmenter, fullres
+from segformer.pictures import palette
 from segformer.views import SlidingLogits, Views, window_starts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -313,10 +315,61 @@ def test_what_is_saved_is_what_is_loaded(segmenter: Segmenter, tmp_path: Path) -
     assert np.array_equal(loaded.label_map(random_photo()), segmenter.label_map(random_photo()))
 
 
-def test_a_folder_without_a_processor_config_is_refused_by_name(tiny_model: Segformer, tmp_path: Path) -> None:
+def test_a_segmenter_saves_what_it_needs(segmenter: Segmenter, tmp_path: Path) -> None:
+    segmenter.save_pretrained(tmp_path / "new")
+    loaded = Segmenter.from_pretrained(tmp_path / "new", device="cpu")
+    assert loaded.processor == segmenter.processor
+    assert np.array_equal(loaded.label_map(random_photo()), segmenter.label_map(random_photo()))
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.5, 1.0])
+def test_an_overlay_is_the_photo_tinted_by_class(opacity: float, segmenter: Segmenter) -> None:
+    photo = random_photo()
+    colours = palette(7)[segmenter.label_map(photo)].astype(float)
+    expected = (1 - opacity) * np.asarray(photo) + opacity * colours
+    assert np.abs(np.asarray(segmenter.overlay(photo, opacity)) - expected).max() <= 1  # PIL's rounding
+
+
+def test_an_overlay_of_a_photo_stored_on_its_side_is_upright(rotated: Path | Image.Image, segmenter: Segmenter) -> None:
+    upright = random_photo().transpose(Image.Transpose.ROTATE_270)
+    assert np.array_equal(segmenter.overlay(rotated), segmenter.overlay(upright))
+
+
+def test_a_segmenter_shows_its_model_device_views_and_processor(segmenter: Segmenter) -> None:
+    assert repr(segmenter).startswith("Segmenter(SegformerConfig(depths=(1, 2, 1, 1), ")
+    assert ", on cpu, Views(" in repr(segmenter)
+    assert repr(segmenter.processor) in repr(segmenter)
+
+
+def test_a_model_without_a_processor_sees_photos_as_transformers_shows_them(
+    tiny_model: Segformer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tiny_model.save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"preprocessor_config\.json"):
+    with caplog.at_level(logging.WARNING, "segformer"):
+        loaded = Segmenter.from_pretrained(tmp_path, device="cpu")
+    (line,) = caplog.messages
+    assert re.search(rf"no preprocessor_config\.json in folder {tmp_path}.*512 x 512", line)
+    by_hand = Segmenter(tiny_model, ImageProcessor(), device="cpu")
+    assert np.array_equal(loaded.label_map(random_photo()), by_hand.label_map(random_photo()))
+
+
+def test_a_model_of_four_bands_is_refused_at_load(tiny_config: SegformerConfig, tmp_path: Path) -> None:
+    Segformer(replace(tiny_config, num_channels=4)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"{tmp_path}: num_channels is 4; photos are read as red, green and blue"):
         Segmenter.from_pretrained(tmp_path)
+
+
+def test_a_model_of_four_bands_is_refused_by_the_segmenter(tiny_config: SegformerConfig) -> None:
+    with pytest.raises(ValueError, match="num_channels is 4; photos are read as red, green and blue"):
+        Segmenter(Segformer(replace(tiny_config, num_channels=4)), ImageProcessor(), "cpu")
+
+
+def test_a_model_of_one_class_is_said_to_see_nothing_else(
+    tiny_config: SegformerConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "segformer"):
+        Segmenter(Segformer(replace(tiny_config, num_labels=1, id2label=None)), ImageProcessor(), "cpu")
+    assert "the model has one class, 'LABEL_0'" in caplog.text
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -717,7 +770,7 @@ def test_weights_that_are_not_finite_are_refused_by_tensor(value: float, segment
         Segmenter(segmenter.model, segmenter.processor, "cpu")
     segmenter.model.save_pretrained(tmp_path)
     segmenter.processor.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"{tmp_path}: 1 of the 112 values"):
+    with pytest.raises(ValueError, match=f"{tmp_path}/model.safetensors: 1 of the 112 values"):
         Segmenter.from_pretrained(tmp_path)
 
 

@@ -1,7 +1,9 @@
-"""Four spellings of one model: the tensor names of this code and of the three kinds of checkpoint in circulation.
+"""One model in many spellings: the tensor names of this code and of every family of checkpoints in circulation.
 
-``v4`` is what the Hub holds and what we write; ``v5`` is what transformers 5 uses in memory and, for some models, in
-its files; ``original`` is the authors' release. A checkpoint may mix them: every tensor is recognised by itself.
+``transformers`` is what the Hub holds and what we write; transformers 5 has names of its own in memory and, for some
+models, in its files. A checkpoint may mix families: every tensor is recognised by itself, under any one prefix that all
+of them share. mmsegmentation 1.x has our encoder, but its decode head normalises and rectifies every stage before it
+fuses them, which is another function: that head is left out, never approximated.
 """
 
 from __future__ import annotations
@@ -13,80 +15,168 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# {i} is the stage from 0, {n} the stage from 1, {j} the block. Keys and values are one Linear here and in the original
-# (keys first), two elsewhere.
-_OURS_V4_V5_ORIGINAL = """
-encoder.stages.{i}.patch_embedding.projection | segformer.encoder.patch_embeddings.{i}.proj | segformer.stages.{i}.patch_embeddings.proj | patch_embed{n}.proj
-encoder.stages.{i}.patch_embedding.norm | segformer.encoder.patch_embeddings.{i}.layer_norm | segformer.stages.{i}.patch_embeddings.layer_norm | patch_embed{n}.norm
-encoder.stages.{i}.blocks.{j}.attention_norm | segformer.encoder.block.{i}.{j}.layer_norm_1 | segformer.stages.{i}.blocks.{j}.layernorm_before | block{n}.{j}.norm1
-encoder.stages.{i}.blocks.{j}.attention.query | segformer.encoder.block.{i}.{j}.attention.self.query | segformer.stages.{i}.blocks.{j}.attention.q_proj | block{n}.{j}.attn.q
-encoder.stages.{i}.blocks.{j}.attention.key_value | | | block{n}.{j}.attn.kv
-encoder.stages.{i}.blocks.{j}.attention.key | segformer.encoder.block.{i}.{j}.attention.self.key | segformer.stages.{i}.blocks.{j}.attention.k_proj |
-encoder.stages.{i}.blocks.{j}.attention.value | segformer.encoder.block.{i}.{j}.attention.self.value | segformer.stages.{i}.blocks.{j}.attention.v_proj |
-encoder.stages.{i}.blocks.{j}.attention.reduction.projection | segformer.encoder.block.{i}.{j}.attention.self.sr | segformer.stages.{i}.blocks.{j}.attention.sequence_reduction.sequence_reduction | block{n}.{j}.attn.sr
-encoder.stages.{i}.blocks.{j}.attention.reduction.norm | segformer.encoder.block.{i}.{j}.attention.self.layer_norm | segformer.stages.{i}.blocks.{j}.attention.sequence_reduction.layer_norm | block{n}.{j}.attn.norm
-encoder.stages.{i}.blocks.{j}.attention.out | segformer.encoder.block.{i}.{j}.attention.output.dense | segformer.stages.{i}.blocks.{j}.attention.o_proj | block{n}.{j}.attn.proj
-encoder.stages.{i}.blocks.{j}.ffn_norm | segformer.encoder.block.{i}.{j}.layer_norm_2 | segformer.stages.{i}.blocks.{j}.layernorm_after | block{n}.{j}.norm2
-encoder.stages.{i}.blocks.{j}.ffn.expand | segformer.encoder.block.{i}.{j}.mlp.dense1 | segformer.stages.{i}.blocks.{j}.mlp.fc1 | block{n}.{j}.mlp.fc1
-encoder.stages.{i}.blocks.{j}.ffn.depthwise | segformer.encoder.block.{i}.{j}.mlp.dwconv.dwconv | segformer.stages.{i}.blocks.{j}.mlp.dwconv.dwconv | block{n}.{j}.mlp.dwconv.dwconv
-encoder.stages.{i}.blocks.{j}.ffn.contract | segformer.encoder.block.{i}.{j}.mlp.dense2 | segformer.stages.{i}.blocks.{j}.mlp.fc2 | block{n}.{j}.mlp.fc2
-encoder.stages.{i}.norm | segformer.encoder.layer_norm.{i} | segformer.stages.{i}.layer_norm | norm{n}
-decoder.projections.{i} | decode_head.linear_c.{i}.proj | decode_head.linear_projections.{i}.proj | decode_head.linear_c{n}.proj
-decoder.fuse | decode_head.linear_fuse | decode_head.linear_fuse | decode_head.linear_fuse.conv
-decoder.norm | decode_head.batch_norm | decode_head.batch_norm | decode_head.linear_fuse.bn
-decoder.classifier | decode_head.classifier | decode_head.classifier | decode_head.linear_pred
+_V4, _AUTHORS, _SMP = "transformers", "the authors", "segmentation_models_pytorch"
+FAMILIES = ("this code", _V4, "transformers 5", _AUTHORS, "mmsegmentation 1.x", _SMP)
+
+# The columns are the families. {i} is the stage from 0, {n} the stage from 1, {r} the stage counted back from the last
+# of four, {j} the block; @ is what the first row says. Keys and values are one Linear here and at the authors' (keys
+# first), two at transformers', and one with the queries in mmsegmentation.
+_TABLE = """
+encoder.stages.{i}.blocks.{j} | segformer.encoder.block.{i}.{j} | segformer.stages.{i}.blocks.{j} | block{n}.{j} | layers.{i}.1.{j} |
+
+encoder.stages.{i}.patch_embedding.projection | segformer.encoder.patch_embeddings.{i}.proj | segformer.stages.{i}.patch_embeddings.proj | patch_embed{n}.proj | layers.{i}.0.projection |
+encoder.stages.{i}.patch_embedding.norm | segformer.encoder.patch_embeddings.{i}.layer_norm | segformer.stages.{i}.patch_embeddings.layer_norm | patch_embed{n}.norm | layers.{i}.0.norm |
+@.attention_norm | @.layer_norm_1 | @.layernorm_before | @.norm1 | @.norm1 |
+@.attention.query | @.attention.self.query | @.attention.q_proj | @.attn.q | |
+@.attention.key_value | | | @.attn.kv | |
+@.attention.key | @.attention.self.key | @.attention.k_proj | | |
+@.attention.value | @.attention.self.value | @.attention.v_proj | | |
+@.attention.query_key_value | | | | @.attn.attn.in_proj |
+@.attention.reduction.projection | @.attention.self.sr | @.attention.sequence_reduction.sequence_reduction | @.attn.sr | @.attn.sr |
+@.attention.reduction.norm | @.attention.self.layer_norm | @.attention.sequence_reduction.layer_norm | @.attn.norm | @.attn.norm |
+@.attention.out | @.attention.output.dense | @.attention.o_proj | @.attn.proj | @.attn.attn.out_proj |
+@.ffn_norm | @.layer_norm_2 | @.layernorm_after | @.norm2 | @.norm2 |
+@.ffn.expand | @.mlp.dense1 | @.mlp.fc1 | @.mlp.fc1 | @.ffn.layers.0 |
+@.ffn.depthwise | @.mlp.dwconv.dwconv | @.mlp.dwconv.dwconv | @.mlp.dwconv.dwconv | @.ffn.layers.1 |
+@.ffn.contract | @.mlp.dense2 | @.mlp.fc2 | @.mlp.fc2 | @.ffn.layers.4 |
+encoder.stages.{i}.norm | segformer.encoder.layer_norm.{i} | segformer.stages.{i}.layer_norm | norm{n} | layers.{i}.2 |
+
+decoder.projections.{i} | decode_head.linear_c.{i}.proj | decode_head.linear_projections.{i}.proj | decode_head.linear_c{n}.proj | | decoder.mlp_stage.{r}.linear
+decoder.fuse | decode_head.linear_fuse | decode_head.linear_fuse | decode_head.linear_fuse.conv | | decoder.fuse_stage.0
+decoder.norm | decode_head.batch_norm | decode_head.batch_norm | decode_head.linear_fuse.bn | | decoder.fuse_stage.1
+decoder.classifier | decode_head.classifier | decode_head.classifier | decode_head.linear_pred | | segmentation_head.0
 """  # noqa: E501  # a table reads best with one row a line
 
-# Heads for other tasks, and one layer that the original never uses: they may be there, and nothing here needs them.
-_OTHER_HEADS = re.compile(r"(classifier|head|decode_head\.conv_seg|auxiliary_head)\.")
+# What may stand beside or around an encoder's names, whosever they are.
+_AROUND_ENCODER = re.compile(r"^(segformer\.)?(encoder\.)?")
+# Heads for other tasks, mmsegmentation's own, and one layer that the authors never use: nothing here needs them.
+_OTHER_HEADS = re.compile(r"(classifier|head|classification_head|auxiliary_head|decode_head\.conv_seg)\.")
+_MMSEG_HEAD = re.compile(r"decode_head\.(convs|fusion_conv)\.")
+# What tools add to every layer: thop's counts, and the step count of torch's averaged models.
+_COUNTS = re.compile(r"(.*\.)?(total_ops|total_params|n_averaged)")
+_PLACES = {
+    "i": r"(?P<i>0|[1-9][0-9]{0,3})",
+    "j": r"(?P<j>0|[1-9][0-9]{0,3})",
+    "n": r"(?P<n>[1-9][0-9]{0,3})",
+    "r": r"(?P<r>[0-3])",
+}
+_TENSOR = r"(?P<tensor>weight|bias|running_mean|running_var|num_batches_tracked)"
 
 
 @dataclass(frozen=True)
-class _Row:
-    """The four templates of one layer; a dialect without that layer has an empty one."""
+class _Spelling:
+    """How a family spells one layer, and how this code does."""
 
+    pattern: re.Pattern[str]
     ours: str
-    v4: str
-    v5: str
-    original: str
+    family: str
 
 
-_ROWS = [_Row(*(cell.strip() for cell in line.split("|"))) for line in _OURS_V4_V5_ORIGINAL.strip().splitlines()]
+@dataclass(frozen=True)
+class Recognised:
+    """A checkpoint's tensors under this code's names.
+
+    ``left_out`` are tensors of other tasks' heads and from beside the model, by the names they had. ``spelling`` says
+    whose names they were, and ``remarks`` what else there is to know, a sentence each.
+    """
+
+    weights: dict[str, Tensor]
+    left_out: list[str]
+    families: list[str]
+    prefix: str
+    remarks: list[str]
+
+    @property
+    def spelling(self) -> str:
+        """Whose names these were, in words."""
+        under = f", under {self.prefix!r}" if self.prefix else ""
+        return f"the names of {' and '.join(self.families)}{under}"
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether these are the names that the Hub holds and that we write."""
+        return self.families == [_V4] and not self.prefix
 
 
-def _pattern(template: str) -> re.Pattern[str]:
-    """A template as a regular expression; the prefixes of whole-model files may be absent or present."""
-    body = re.escape(template)
-    for letter in "ijn":
-        body = body.replace(rf"\{{{letter}\}}", rf"(?P<{letter}>\d+)", 1)
-    body = body.replace(r"segformer\.", r"(?:segformer\.)?", 1)
-    return re.compile(rf"(?:backbone\.)?{body}\.(?P<tensor>weight|bias|running_mean|running_var|num_batches_tracked)")
+def _rows() -> list[list[str]]:
+    blocks, *rows = ([cell.strip() for cell in line.split("|")] for line in _TABLE.splitlines() if line)
+    return [[cell.replace("@", block) for cell, block in zip(row, blocks, strict=True)] for row in rows]
 
 
-_READING = [(_pattern(template), row.ours) for row in _ROWS for template in {row.v4, row.v5, row.original} if template]
-_WRITING = [(_pattern(row.ours), row.v4) for row in _ROWS if row.v4]
+def _pattern(template: str) -> str:
+    """A template as a regular expression; around an encoder's name others' wrappings may stand or be absent."""
+    bare = _AROUND_ENCODER.sub("", template)
+    around = "" if bare.startswith(("decode", "segmentation_head")) else r"(?:(?:segformer|encoder|backbone)\.){0,2}"
+    body = re.escape(bare)
+    for letter, digits in _PLACES.items():
+        body = body.replace(rf"\{{{letter}\}}", digits, 1)
+    return rf"{around}{body}\.{_TENSOR}"
+
+
+def _reading() -> list[_Spelling]:
+    spellings: dict[str, _Spelling] = {}
+    for row in _rows():
+        for template, family in zip(row, FAMILIES, strict=True):
+            if template:
+                spellings.setdefault(template, _Spelling(re.compile(_pattern(template)), row[0], family))
+    return list(spellings.values())
+
+
+_READING = _reading()
+_WRITING = [(re.compile(_pattern(row[0])), row[1]) for row in _rows() if row[1]]
+# Where a model begins and ends: what stands before these stands before all of its names.
+_ENDS = [
+    [re.compile(rf"(?P<prefix>(?:[^.]+\.)*?){_pattern(template)}") for template in row if template]
+    for row in _rows()
+    if row[0] in ("decoder.fuse", "encoder.stages.{i}.patch_embedding.projection")
+]
+
+
+def recognise(weights: Mapping[str, Tensor]) -> Recognised:
+    """Rename a checkpoint's tensors to this code's names.
+
+    Raises ValueError for a tensor that belongs to no SegFormer, for one given twice, for several models in one file,
+    and for parts of an attention that do not fit together.
+    """
+    prefix = _shared_prefix(weights)
+    parts: dict[str, Tensor] = {}
+    first_name: dict[str, str] = {}
+    spellings: set[str] = set()
+    left_out, unknown = [], []
+    for name, tensor in weights.items():
+        inner = name.removeprefix(prefix)
+        found = _recognise(inner) if name.startswith(prefix) else None
+        if found is not None:
+            ours, family = found
+            if ours in parts:
+                raise ValueError(f"holds {ours} twice, as {first_name[ours]} and as {name}")
+            parts[ours], first_name[ours] = tensor, name
+            spellings.add(family)
+        elif any(kind.match(inner) for kind in (_OTHER_HEADS, _MMSEG_HEAD)) or _COUNTS.fullmatch(name):
+            left_out.append(name)
+        elif name.startswith(prefix):
+            unknown.append(name)
+        else:  # beside the model: a loss's weights, a metric's counts
+            left_out.append(name)
+    if unknown or not parts:
+        strange = unknown or list(weights)
+        raise ValueError(f"holds {len(strange)} tensors that no SegFormer has, such as {', '.join(strange[:3])}")
+    if _SMP in spellings:  # its encoder has the authors' names
+        spellings.discard(_AUTHORS)
+    families = [family for family in FAMILIES if family in spellings]
+    remarks = []
+    if any(_MMSEG_HEAD.match(name.removeprefix(prefix)) for name in left_out):
+        remarks.append("its decode head is mmsegmentation's, another function, and is left out")
+    joined = _joined(parts)
+    if _SMP in families and _have_two_classes(joined):
+        remarks.append("its one logit becomes two classes, of which 1 is where its sigmoid exceeds 0.5")
+    return Recognised(joined, left_out, families, prefix, remarks)
 
 
 def to_ours(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename a checkpoint's tensors to this code's names; also return the names of other tasks' heads it carries.
-
-    Raises ValueError for a tensor that belongs to no SegFormer, for one given twice, and for a key without its value.
-    """
-    ours: dict[str, Tensor] = {}
-    other_heads, unknown = [], []
-    for name, tensor in weights.items():
-        renamed = _rename(name, _READING)
-        if renamed in ours:
-            raise ValueError(f"holds {renamed} twice, the second time as {name}")
-        if renamed is not None:
-            ours[renamed] = tensor
-        elif _OTHER_HEADS.match(name):
-            other_heads.append(name)
-        else:
-            unknown.append(name)
-    if unknown:
-        raise ValueError(f"holds {len(unknown)} tensors that no SegFormer has, such as {', '.join(unknown[:3])}")
-    return _join_keys_and_values(ours), other_heads
+    """What ``recognise`` finds: the tensors under this code's names, and the names of those left out."""
+    found = recognise(weights)
+    return found.weights, found.left_out
 
 
 def to_v4(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -102,38 +192,91 @@ def to_v4(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def v4_names(name: str) -> list[str]:
     """The names that one of our tensors has on the Hub: two for a joined key and value, else one."""
     parts = [name.replace(".key_value.", f".{half}.") for half in ("key", "value")]
-    found = [_rename(part, _WRITING) for part in dict.fromkeys(parts)]
-    return [v4_name for v4_name in found if v4_name is not None]
+    return [
+        _fill(template, match)
+        for part in dict.fromkeys(parts)
+        for pattern, template in _WRITING
+        if (match := pattern.fullmatch(part))
+    ]
 
 
-def _rename(name: str, patterns: Iterable[tuple[re.Pattern[str], str]]) -> str | None:
-    for pattern, template in patterns:
-        if match := pattern.fullmatch(name):
-            places = {letter: int(digits) for letter, digits in match.groupdict().items() if letter in "ijn"}
-            if "n" in places:
-                places["i"] = places["n"] - 1
-            return f"{template.format(**places)}.{match['tensor']}"
+def _recognise(name: str) -> tuple[str, str] | None:
+    """Our name for a tensor and the family that calls it so; None for a tensor that no SegFormer has."""
+    name = name.replace(".in_proj_", ".in_proj.")  # as torch's own attention spells its packed weight and bias
+    for spelling in _READING:
+        if match := spelling.pattern.fullmatch(name):
+            return _fill(spelling.ours, match), spelling.family
     return None
 
 
-def _join_keys_and_values(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    joined = {}
-    for name, tensor in weights.items():
-        joined_name = re.sub(r"\.attention\.(key|value)\.", ".attention.key_value.", name)
-        if joined_name != name and joined_name in weights:
-            raise ValueError(f"holds {joined_name} twice, the second time as {name}")
-        if ".attention.key." in name:
-            value_name = name.replace(".attention.key.", ".attention.value.")
-            if value_name not in weights:
-                raise ValueError(f"holds {name} but no {value_name}")
-            if tensor.shape != weights[value_name].shape:
-                raise ValueError(f"{name} is {list(tensor.shape)} but {value_name} {list(weights[value_name].shape)}")
-            if tensor.dtype != weights[value_name].dtype or not (tensor.ndim and tensor.is_floating_point()):
-                raise ValueError(f"{name} and {value_name} are no two halves of one weight")
-            joined[joined_name] = torch.cat([tensor.float(), weights[value_name].float()])
-        elif ".attention.value." in name:
-            if name.replace(".value.", ".key.") not in weights:
-                raise ValueError(f"holds {name} but no {name.replace('.value.', '.key.')}")
-        else:
-            joined[name] = tensor
+def _fill(template: str, match: re.Match[str]) -> str:
+    places = {letter: int(digits) for letter, digits in match.groupdict().items() if letter in "ijnr"}
+    if "n" in places:
+        places["i"] = places["n"] - 1
+    if "r" in places:
+        places["i"] = 3 - places["r"]
+    return f"{template.format(**places)}.{match['tensor']}"
+
+
+def _shared_prefix(names: Iterable[str]) -> str:
+    """What stands before all names of the model. Raises ValueError where there are several models."""
+    first, last = (
+        {match["prefix"]: name for name in names for each in patterns if (match := each.fullmatch(name))}
+        for patterns in _ENDS
+    )
+    if max(len(first), len(last)) > 1:
+        twins = max(first, last, key=len).values()
+        raise ValueError(f"holds several models: {', '.join(twins)}; save the one you mean by itself")
+    return "".join(last or first)
+
+
+def _joined(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as this code keeps them: queries by themselves, keys and values as one, Linear for 1x1 convolutions.
+
+    Raises ValueError, naming the tensor, where parts are missing, given twice or of sizes that do not go together.
+    """
+    joined: dict[str, Tensor] = {}
+    for name, tensor in parts.items():
+        for place, value in _pieces(name, tensor, parts):
+            if place in joined:
+                raise ValueError(f"holds {place} twice, the second time within {name}")
+            joined[place] = value
     return joined
+
+
+def _pieces(name: str, tensor: Tensor, parts: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    attention, middle, part = name.rpartition(".attention.")
+    layer, _, kind = part.partition(".")
+    if not middle:
+        is_convolution = re.search(r"\.ffn\.(expand|contract)\.weight$", name) and tensor.shape[2:] == (1, 1)
+        return [(name, tensor.flatten(1) if is_convolution else tensor)]
+    if layer == "query_key_value":
+        width = tensor.shape[0] // 3 if tensor.ndim else 0
+        if tensor.shape != (3 * width, width)[: tensor.ndim] or tensor.ndim != (2 if kind == "weight" else 1):
+            raise ValueError(f"{name} is {list(tensor.shape)}; queries, keys and values are three of one width")
+        query, key_value = tensor[:width], tensor[width:]
+        return [(f"{attention}.attention.query.{kind}", query), (f"{attention}.attention.key_value.{kind}", key_value)]
+    if layer in ("key", "value"):
+        other_name = f"{attention}.attention.{'value' if layer == 'key' else 'key'}.{kind}"
+        if other_name not in parts:
+            raise ValueError(f"holds {name} but no {other_name}")
+        return [] if layer == "value" else [_key_value(name, other_name, tensor, parts[other_name])]
+    return [(name, tensor)]
+
+
+def _key_value(name: str, value_name: str, key: Tensor, value: Tensor) -> tuple[str, Tensor]:
+    if key.shape != value.shape:
+        raise ValueError(f"{name} is {list(key.shape)} but {value_name} {list(value.shape)}")
+    if key.dtype != value.dtype or not (key.ndim and key.is_floating_point()):
+        raise ValueError(f"{name} and {value_name} are no two halves of one weight")
+    return name.replace(".attention.key.", ".attention.key_value."), torch.cat([key.float(), value.float()])
+
+
+def _have_two_classes(ours: dict[str, Tensor]) -> bool:
+    """Turn a classifier of one logit z into one of two, 0 and z: softmax then gives sigmoid(z), and argmax z > 0."""
+    names = [f"decoder.classifier.{kind}" for kind in ("weight", "bias")]
+    if not all(name in ours and ours[name].shape[:1] == (1,) for name in names):
+        return False
+    for name in names:
+        ours[name] = torch.cat([torch.zeros_like(ours[name]), ours[name]])
+    return True

@@ -8,11 +8,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -20,6 +21,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from segformer.files import WEIGHTS_NAME
+from segformer.weights.formats import INDEX_SUFFIX, SUFFIXES, shard_names
 
 PICKLE_NAME = "pytorch_model.bin"
 
@@ -69,6 +71,23 @@ class ModelFiles:
 
     def find(self, name: str, revision: str | None = None) -> Path | None:
         """The local path of one file, downloaded if need be; None when the source has no such file."""
+        try:
+            return self._fetch(name, revision)
+        except EntryNotFoundError:  # also: offline and not in the cache
+            return None
+
+    def lacks(self, name: str) -> bool:
+        """Whether it is certain that the source has no such file: offline, only if it was once asked for in vain."""
+        try:
+            return self._fetch(name) is None
+        except LocalEntryNotFoundError:
+            known = try_to_load_from_cache(self.source, name, revision=self.revision)
+            return known is not None and not isinstance(known, str)
+        except EntryNotFoundError:
+            return True
+
+    def _fetch(self, name: str, revision: str | None = None) -> Path | None:
+        """As ``find``, but raises EntryNotFoundError for a file that a repository does not have."""
         if self.folder is not None:
             path = self.folder / name
             return path if path.is_file() else None
@@ -80,8 +99,8 @@ class ModelFiles:
                 token=self.token,
                 local_files_only=self.local_files_only,
             )
-        except EntryNotFoundError:  # also: offline and not in the cache
-            return None
+        except EntryNotFoundError:
+            raise
         except RevisionNotFoundError as error:
             if revision is not None:  # a conversion request that is gone: there are other places to look
                 return None
@@ -97,16 +116,34 @@ class ModelFiles:
         return Path(fetched)
 
     def find_weights(self) -> Path:
-        """The weights, safetensors before pickle, a conversion request of the Hub's own bot before a pickle too."""
-        if path := self.find(WEIGHTS_NAME):
+        """The weights: a file, or the index of several, all of which are then beside it.
+
+        safetensors come before a pickle, a conversion request of the Hub's own bot before a pickle too.
+        """
+        if path := self._find_whole(WEIGHTS_NAME):
             return path
         if self.folder is None:
             for commit in self._conversions():
                 if path := self.find(WEIGHTS_NAME, revision=commit):
                     return path
-        if path := self.find(PICKLE_NAME):
+        if path := self._find_whole(PICKLE_NAME):
             return path
-        raise FileNotFoundError(f"no {WEIGHTS_NAME} and no {PICKLE_NAME} in {self.describe()}")
+        raise FileNotFoundError(f"no {WEIGHTS_NAME} and no {PICKLE_NAME} in {self.describe()}{self._others()}")
+
+    def _find_whole(self, name: str) -> Path | None:
+        """A file of weights or, where it is in pieces, its index."""
+        if path := self.find(name):
+            return path
+        index = self.find(name + INDEX_SUFFIX)
+        for shard in shard_names(index) if index else ():
+            if self.find(shard) is None:
+                raise FileNotFoundError(f"{index} names the shard {shard}, which is not in {self.describe()}")
+        return index
+
+    def _others(self) -> str:
+        """The files that may hold weights under names of their own."""
+        names = sorted(path.name for path in self.folder.iterdir() if path.suffix in SUFFIXES) if self.folder else []
+        return f"; to load {names[0]}, name the file itself" if names else ""
 
     def describe(self) -> str:
         """What the source is, for messages."""

@@ -1,22 +1,22 @@
-"""Weights in and out: read a checkpoint in any dialect, fit it strictly onto a model, write it for everyone."""
+"""Weights in and out: read a checkpoint of any family, fit it strictly onto a model, write it for everyone."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
-from segformer.config import VARIANTS, SegformerConfig, read_config
-from segformer.files import CONFIG_NAME, WEIGHTS_NAME, is_plain, write_atomically
+from segformer.config import VARIANTS, SegformerConfig, named_classes, read_config
+from segformer.files import CONFIG_NAME, WEIGHTS_NAME, write_atomically
 from segformer.weights import dialects
+from segformer.weights.formats import read_tensors
 from segformer.weights.hub import ModelFiles
 
 logger = logging.getLogger(__name__)
@@ -26,11 +26,38 @@ _CLASSIFIER = ("decoder.classifier.weight", "decoder.classifier.bias")
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names, as the Hub spells them, of what a checkpoint lacked, had beside the model, or had in another shape."""
+    """What was loaded from where, and the names, as the Hub spells them, of what was not.
+
+    ``missing`` tensors are not in the checkpoint and start anew, as do ``mismatched`` ones, which have another shape
+    there; ``unexpected`` ones are of no use to this model and were left out.
+    """
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
+    path: Path | None = None
+    loaded: int = 0
+    spelling: str = ""
+
+    def __repr__(self) -> str:
+        """One line for what was loaded, and one for each kind of what was not."""
+        if self.path is None:
+            return "LoadReport(nothing loaded, all weights are new)"
+        lines = [f"LoadReport({self.loaded} tensors from {self.path}, in {self.spelling})", *self.lines()]
+        return "\n  ".join(lines)
+
+    def lines(self) -> list[str]:
+        """What was not loaded, a line for each kind of it."""
+        kinds = (
+            (self.missing, "not in the checkpoint, start anew"),
+            (self.mismatched, "of another shape, start anew"),
+            (self.unexpected, "of no use to this model, left out"),
+        )
+        return [f"{len(names)} tensors {meaning}: {_brief(names)}" for names, meaning in kinds if names]
+
+
+class NonFiniteError(ValueError):
+    """Weights that hold NaN or infinity, or variances below 0."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +65,13 @@ class Checkpoint:
     """A checkpoint in memory: weights under this code's names, and its configuration where it came with one."""
 
     path: Path
-    weights: dict[str, Tensor]
-    other_heads: list[str]
+    recognised: dialects.Recognised
     config: SegformerConfig | None
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors, under this code's names."""
+        return self.recognised.weights
 
 
 def read_checkpoint(
@@ -48,63 +79,53 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Read a Hub id, a folder, or one file; a file takes the ``config.json`` beside it, if there is one."""
     path = Path(source)
+    config_path: Path | None
     if path.is_file():
-        beside = path.with_name(CONFIG_NAME)
-        config = read_config(beside) if beside.is_file() else None
+        config_path = path.with_name(CONFIG_NAME)
+        config_path = config_path if config_path.is_file() else None
     else:
         files = ModelFiles(str(source), revision, token, local_files_only)
         config_path = files.find(CONFIG_NAME)
         if config_path is None:
             raise FileNotFoundError(f"no {CONFIG_NAME} in {files.describe()}; name a weights file to do without one")
-        config = read_config(config_path)
+        read_config(config_path)  # one that is refused is refused before its weights are fetched
         path = files.find_weights()
     try:
-        weights, other_heads = dialects.to_ours(read_tensors(path))
+        recognised = dialects.recognise(read_tensors(path))
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path} {error}") from error
-    return Checkpoint(path, weights, other_heads, config)
+    for remark in ([] if recognised.is_usual else [f"holds {recognised.spelling}"]) + recognised.remarks:
+        logger.info("%s: %s", path, remark)
+    config = None if config_path is None else read_config(config_path, _classes_of(recognised.weights))
+    return Checkpoint(path, recognised, config)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a ``.safetensors`` file, or of a pickle that holds nothing but tensors.
-
-    Raises ValueError, naming the file, for anything else.
-    """
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path)
-        except Exception as error:  # the reader's own, and what torch raises for tensors that it does not have
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    if path.suffix not in (".bin", ".pth", ".pt"):
-        raise ValueError(
-            f"{path} is a {path.suffix or 'nameless kind of'} file; weights are .safetensors, .bin or .pth"
-        )
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises what it likes
-        raise ValueError(f"{path} is not a whole pickle of plain tensors ({type(error).__name__}): refused") from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]  # the original release wraps its weights
-    if not isinstance(loaded, Mapping) or not all(map(is_plain, loaded.values())):
-        raise ValueError(f"{path} holds something other than named tensors: refused")
-    return {str(name): tensor for name, tensor in loaded.items()}
+def _classes_of(weights: Mapping[str, Tensor]) -> int | None:
+    """The number of classes that a classifier tells; None without one."""
+    bias = weights.get(_CLASSIFIER[1])
+    return None if bias is None else bias.numel()
 
 
 def choose_config(
     checkpoint: Checkpoint,
-    id2label: Mapping[int, str] | None,
+    id2label: Mapping[int, str] | Sequence[str] | None,
     num_labels: int | None,
     changes: Mapping[str, Any],
 ) -> SegformerConfig:
     """The configuration to build: the checkpoint's own or the one its shapes tell, with the caller's classes."""
     config = checkpoint.config or _infer_config(checkpoint)
     if id2label is not None:
-        if num_labels not in (None, len(id2label)):
-            raise ValueError(f"num_labels is {num_labels} but id2label names {len(id2label)} classes")
-        names = {int(k): name for k, name in id2label.items()}
+        names = named_classes(id2label)
+        if num_labels not in (None, len(names)):
+            raise ValueError(f"num_labels is {num_labels} but id2label names {len(names)} classes")
         config = replace(config, id2label=names, num_labels=len(names))
     elif num_labels is not None and num_labels != config.num_labels:
         config = replace(config, id2label=None, num_labels=num_labels)  # type: ignore[arg-type]
+    known = [each.name for each in fields(SegformerConfig)]
+    for name in changes:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, 1)
+            raise ValueError(f"config_changes has no {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
     return replace(config, **changes)
 
 
@@ -118,42 +139,68 @@ def _infer_config(checkpoint: Checkpoint) -> SegformerConfig:
         blocks = {name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)}
         depths.append(len(blocks))
         hidden_sizes.append(weights[norm].numel())
-    num_labels = weights[_CLASSIFIER[1]].numel() if _CLASSIFIER[1] in weights else None
     for name, variant in VARIANTS.items():
-        try:
-            config = variant(num_labels=num_labels)
-        except ValueError as error:
-            raise ValueError(f"{checkpoint.path}: {error}") from error
-        widths = weights["decoder.norm.weight"].numel() if "decoder.norm.weight" in weights else None
-        fits = (list(config.depths), list(config.hidden_sizes)) == (depths, hidden_sizes)
-        if fits and widths in (None, config.decoder_hidden_size):
+        config = variant(num_labels=2)
+        if (list(config.depths), list(config.hidden_sizes)) == (depths, hidden_sizes):
             logger.info("%s has the shapes of variant %s", checkpoint.path, name)
-            return config
+            return _resized(config, checkpoint)
     raise ValueError(
         f"{checkpoint.path} has depths {depths} and hidden sizes {hidden_sizes}, which is none of "
         f"{', '.join(VARIANTS)}; put its {CONFIG_NAME} beside it"
     )
 
 
+def _resized(config: SegformerConfig, checkpoint: Checkpoint) -> SegformerConfig:
+    """A variant with what its weights alone decide: the bands of photos, the decoder's width, the classes."""
+    first = checkpoint.weights.get("encoder.stages.0.patch_embedding.projection.weight")
+    norm = checkpoint.weights.get("decoder.norm.weight")
+    num_labels = _classes_of(checkpoint.weights)
+    sizes: dict[str, Any] = {} if num_labels is None else {"num_labels": num_labels, "id2label": None}
+    if first is not None and first.ndim == 4:
+        sizes["num_channels"] = first.shape[1]
+    if norm is not None:
+        sizes["decoder_hidden_size"] = norm.numel()
+    try:
+        return replace(config, **sizes)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.path}: {error}") from error
+
+
 def load_weights(model: nn.Module, checkpoint: Checkpoint, allow_new_classifier: bool = False) -> LoadReport:
     """Copy a checkpoint's tensors into a model, strictly; log what stays untouched in one line for each kind.
 
     Allowed to be missing: the whole decoder (an encoder alone starts a new one), and BatchNorm's batch counter. Allowed
-    to differ in shape: the classifier, if ``allow_new_classifier``. Everything else raises ValueError.
+    to differ in shape: the classifier, if ``allow_new_classifier``. Everything else raises ValueError, as do numbers
+    that are not finite.
     """
     missing, mismatched = check_fit(model, checkpoint, allow_new_classifier)
     fitting = {name: tensor for name, tensor in checkpoint.weights.items() if name not in mismatched}
     model.load_state_dict(fitting, strict=False)
+    try:
+        check_finite(model)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{checkpoint.path}: {error}") from None
 
-    report = LoadReport(_v4(missing), checkpoint.other_heads, _v4(mismatched))
-    for names, meaning in (
-        (report.missing, "not in the checkpoint, start anew"),
-        (report.mismatched, "of another shape, start anew"),
-        (report.unexpected, "of no use to this model, left out"),
-    ):
-        if names:
-            logger.warning("%s: %d tensors %s: %s", checkpoint.path, len(names), meaning, _brief(names))
+    recognised = checkpoint.recognised
+    report = LoadReport(
+        _v4(missing), recognised.left_out, _v4(mismatched), checkpoint.path, len(fitting), recognised.spelling
+    )
+    for line in report.lines():
+        logger.warning("%s: %s", checkpoint.path, line)
     return report
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise NonFiniteError, naming the first tensor, for weights that are not numbers and give nonsense for answers."""
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            count = int((~tensor.isfinite()).sum())
+            raise NonFiniteError(
+                f"{count} of the {tensor.numel()} values of {name} are not finite; its training diverged, or the file "
+                "is damaged"
+            )
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise NonFiniteError(f"{name} holds variances below 0, whose roots are no numbers; the file is damaged")
 
 
 def check_fit(model: nn.Module, checkpoint: Checkpoint, allow_new_classifier: bool) -> tuple[list[str], list[str]]:
@@ -185,7 +232,7 @@ def check_fit(model: nn.Module, checkpoint: Checkpoint, allow_new_classifier: bo
     lost = [name for name in missing if not name.endswith("num_batches_tracked")]
     if lost and missing != decoder:
         raise ValueError(f"{checkpoint.path} lacks {len(lost)} tensors: {_brief(_v4(lost))}")
-    return missing, mismatched
+    return missing if lost else [], mismatched
 
 
 def save_model(model: nn.Module, config: SegformerConfig, folder: Path) -> None:

@@ -30,11 +30,14 @@ PINNED_B0 = "25ce79d97e6d9d509ed12e17cb2eb89b0a83a2dc"  # the commit of the Hub'
 # huggingface_hub reads its environment when it is imported, so every environment has a process of its own.
 CLIENT = """
 import json, sys
-from segformer import Segformer
+from segformer import ImageProcessor, Segformer
 for line in sys.stdin:
     try:
-        bias = Segformer.from_pretrained(**json.loads(line)).decoder.classifier.bias
-        answer = {"mark": bias[0].item()}
+        arguments = json.loads(line)
+        if arguments.pop("processor", False):
+            answer = {"size": ImageProcessor.from_pretrained(**arguments).size}
+        else:
+            answer = {"mark": Segformer.from_pretrained(**arguments).decoder.classifier.bias[0].item()}
     except Exception as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps(answer), flush=True)
@@ -113,6 +116,67 @@ def as_pickle(mark: float) -> Files:
     content = BytesIO()
     torch.save(weights(mark), content)
     return {"pytorch_model.bin": content.getvalue()}
+
+
+def in_shards(mark: float, name: str) -> Files:
+    """The weights in two shards, with their index."""
+    tensors = weights(mark)
+    stem, suffix = name.split(".")
+    files: Files = {}
+    weight_map = {}
+    for n, names in enumerate((list(tensors)[::2], list(tensors)[1::2]), 1):
+        half, file = {each: tensors[each] for each in names}, f"{stem}-{n:05d}-of-00002.{suffix}"
+        content = BytesIO(safetensors.torch.save(half) if suffix == "safetensors" else b"")
+        if suffix == "bin":
+            torch.save(half, content)
+        files[file] = content.getvalue()
+        weight_map |= dict.fromkeys(names, file)
+    return files | {f"{name}.index.json": json.dumps({"weight_map": weight_map}).encode()}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_in_shards_are_fetched_and_load_again_without_the_hub(
+    name: str, hub: HubServer, online: Client, offline: Client
+) -> None:
+    repository = f"org/shards-{name.partition('.')[0]}"
+    hub.repositories[repository] = Repository({"main": config() | in_shards(3, name)})
+    assert online.load(repository) == {"mark": 3}
+    assert offline.load(repository) == {"mark": 3}
+
+
+def test_a_shard_that_the_repository_lacks_is_named(hub: HubServer, online: Client) -> None:
+    files = in_shards(3, "model.safetensors")
+    del files["model-00002-of-00002.safetensors"]
+    hub.repositories["org/torn"] = Repository({"main": config() | files})
+    assert_not_found(online.load("org/torn"), "names the shard model-00002-of-00002.safetensors", "'org/torn'")
+
+
+def test_an_index_that_names_a_file_elsewhere_fetches_none(hub: HubServer, online: Client) -> None:
+    index = {"model.safetensors.index.json": b'{"weight_map": {"a.weight": "../../secret.bin"}}'}
+    hub.repositories["org/escape"] = Repository({"main": config() | index})
+    hub.log.clear()
+    answer = online.load("org/escape")
+    assert answer["error"] == "ValueError"
+    assert "'../../secret.bin' as a shard" in answer["message"]
+    assert not [entry for entry in hub.log if "secret" in entry]
+
+
+def test_a_model_without_a_processor_gets_the_default_also_when_the_hub_is_gone(
+    hub: HubServer, online: Client, offline: Client
+) -> None:
+    hub.repositories["org/bare"] = Repository({"main": config() | as_safetensors(1)})
+    assert online.load("org/bare", processor=True) == {"size": [512, 512]}
+    assert offline.load("org/bare", processor=True) == {"size": [512, 512]}
+
+
+def test_a_processor_that_was_never_fetched_is_not_made_up_without_the_hub(
+    hub: HubServer, online: Client, offline: Client
+) -> None:
+    own = {"preprocessor_config.json": b'{"size": 640}'}
+    hub.repositories["org/unfetched"] = Repository({"main": config() | as_safetensors(1) | own})
+    online.load("org/unfetched")
+    assert_not_found(offline.load("org/unfetched", processor=True), "no preprocessor_config.json", "'org/unfetched'")
+    assert online.load("org/unfetched", processor=True) == {"size": [640, 640]}
 
 
 def test_safetensors_on_main_are_loaded_and_the_pickle_beside_them_is_not(hub: HubServer, online: Client) -> None:

@@ -4,20 +4,19 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from checkpoints import DIALECTS, ENCODERS, FORMS, Weights, assert_same_logits, encoder_only, logits_of, original
 from libraries import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from segformer import VARIANTS, Segformer, SegformerConfig
+from segformer import VARIANTS, Segformer
 from segformer.weights import dialects
-
-Weights = dict[str, Tensor]
 
 DECODER = [
     *(f"decode_head.linear_c.{stage}.proj.{tensor}" for stage in range(4) for tensor in ("weight", "bias")),
@@ -26,118 +25,6 @@ DECODER = [
     *(f"decode_head.batch_norm.{tensor}" for tensor in ("running_mean", "running_var", "num_batches_tracked")),
     *(f"decode_head.classifier.{tensor}" for tensor in ("weight", "bias")),
 ]
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> transformers.SegformerForSemanticSegmentation:
-    """A small model of transformers, every tensor random."""
-    config = SegformerConfig(
-        depths=(1, 2, 1, 1),
-        hidden_sizes=(8, 16, 24, 32),
-        num_attention_heads=(1, 2, 3, 4),
-        decoder_hidden_size=16,
-        num_labels=7,
-    )
-    torch.manual_seed(0)
-    model = transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(**config.to_dict()))
-    for name, tensor in model.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            tensor.fill_(11)
-        else:
-            tensor.uniform_(0.1, 1.0) if name.endswith("running_var") else tensor.normal_(std=0.4)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="module")
-def expected(reference: transformers.SegformerForSemanticSegmentation, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return reference(images).logits
-
-
-@pytest.fixture
-def folder(reference: transformers.SegformerForSemanticSegmentation, tmp_path: Path) -> Path:
-    """The reference as transformers saves it: config.json and model.safetensors in the v4 dialect."""
-    reference.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def v4(folder: Path) -> Weights:
-    return load_file(folder / "model.safetensors")
-
-
-def original(v4: Mapping[str, Tensor], backbone: str = "") -> Weights:
-    """The names of the authors' release, each renamed by hand; a key and its value become one tensor, the key first."""
-    places = {
-        r"segformer\.encoder\.patch_embeddings\.(\d)\.proj": "patch_embed{}.proj",
-        r"segformer\.encoder\.patch_embeddings\.(\d)\.layer_norm": "patch_embed{}.norm",
-        r"segformer\.encoder\.block\.(\d)\.(\d)\.layer_norm_1": "block{}.{}.norm1",
-        r"segformer\.encoder\.block\.(\d)\.(\d)\.attention\.self\.query": "block{}.{}.attn.q",
-        r"segformer\.encoder\.block\.(\d)\.(\d)\.attention\.self\.key": "block{}.{}.attn.kv",
-        r"segformer\.encoder\.block\.(\d)\.(\d)\.attention\.self\.sr": "block{}.{}.attn.sr",
-        r"segformer\.encoder\.block\.(\d)\.(\d)\.attention\.self\.layer_norm": "block{}.{}.attn.norm",
-        r"segformer\.encoder\.block\.(\d)\.(\d)\.attention\.output\.dense": "block{}.{}.attn.proj",
-        r"segformer\.encoder\.block\.(\d)\.(\d)\.layer_norm_2": "block{}.{}.norm2",
-        r"segformer\.encoder\.block\.(\d)\.(\d)\.mlp\.dense1": "block{}.{}.mlp.fc1",
-        r"segformer\.encoder\.block\.(\d)\.(\d)\.mlp\.dwconv\.dwconv": "block{}.{}.mlp.dwconv.dwconv",
-        r"segformer\.encoder\.block\.(\d)\.(\d)\.mlp\.dense2": "block{}.{}.mlp.fc2",
-        r"segformer\.encoder\.layer_norm\.(\d)": "norm{}",
-        r"decode_head\.linear_c\.(\d)\.proj": "decode_head.linear_c{}.proj",
-        r"decode_head\.linear_fuse": "decode_head.linear_fuse.conv",
-        r"decode_head\.batch_norm": "decode_head.linear_fuse.bn",
-        r"decode_head\.classifier": "decode_head.linear_pred",
-    }
-    renamed = {}
-    for name, tensor in v4.items():
-        if ".self.value." in name:
-            continue
-        layer, _, kind = name.rpartition(".")
-        ((numbers, place),) = [
-            (match.groups(), place) for pattern, place in places.items() if (match := re.fullmatch(pattern, layer))
-        ]
-        stage, *block = numbers or ("0",)
-        prefix = "" if name.startswith("decode_head.") else backbone
-        if ".self.key." in name:
-            tensor = torch.cat([tensor, v4[name.replace(".self.key.", ".self.value.")]])
-        renamed[f"{prefix}{place.format(int(stage) + 1, *block)}.{kind}"] = tensor
-    return renamed
-
-
-def encoder_only(weights: Weights) -> Weights:
-    return {name: tensor for name, tensor in weights.items() if not name.startswith("decode_head.")}
-
-
-def logits_of(source: Path, images: Tensor, **arguments: Any) -> Tensor:
-    with torch.no_grad():
-        return Segformer.from_pretrained(source, **arguments)(images)
-
-
-def assert_same_logits(ours: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
-
-
-Renaming = Callable[[Weights, transformers.SegformerForSemanticSegmentation], Weights]
-DIALECTS: dict[str, Renaming] = {
-    "v4": lambda v4, _: v4,
-    "v5": lambda _, reference: dict(reference.state_dict()),
-    "original": lambda v4, _: original(v4),
-    "original with backbone": lambda v4, _: original(v4, "backbone."),
-    "old encoder, new decoder": lambda v4, _: {
-        name.replace("linear_c.", "linear_projections."): tensor for name, tensor in v4.items()
-    },
-    "v4 without its prefix": lambda v4, _: {name.removeprefix("segformer."): tensor for name, tensor in v4.items()},
-}
-FORMS: dict[str, Callable[[Weights, Path], None]] = {
-    "model.safetensors": lambda weights, path: save_file({k: v.clone() for k, v in weights.items()}, path),
-    "pytorch_model.bin": lambda weights, path: torch.save(weights, path),
-    "segformer.pth": lambda weights, path: torch.save(weights, path),
-    "wrapped.pth": lambda weights, path: torch.save({"state_dict": weights, "meta": {"epoch": 3}}, path),
-}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -171,6 +58,87 @@ def test_safetensors_win_over_a_pickle(folder: Path, images: Tensor, expected: T
     assert_same_logits(logits_of(folder, images), expected)
 
 
+@pytest.mark.parametrize("classes", [2, 7])
+def test_a_config_that_neither_names_nor_counts_classes_leaves_them_to_the_weights(
+    classes: int, folder: Path, images: Tensor
+) -> None:
+    theirs = transformers.SegformerForSemanticSegmentation.from_pretrained(
+        folder, num_labels=classes, ignore_mismatched_sizes=True
+    ).eval()
+    theirs.save_pretrained(folder)
+    assert ("id2label" in json.loads((folder / "config.json").read_text())) == (classes != 2)  # its default is left out
+    change_config(folder, id2label=None)
+    model = Segformer.from_pretrained(folder)
+    assert model.config.id2label == {k: f"LABEL_{k}" for k in range(classes)}
+    with torch.no_grad():
+        assert_same_logits(model(images), theirs(images).logits)
+
+
+def test_an_encoder_whose_config_names_no_classes_starts_two(folder: Path, v4: Weights) -> None:
+    change_config(folder, id2label=None)
+    save_file(encoder_only(v4), folder / "model.safetensors")
+    assert Segformer.from_pretrained(folder).config.num_labels == 2
+
+
+def test_an_encoder_without_a_config_starts_two_classes(tmp_path: Path) -> None:
+    weights = dialects.to_v4(Segformer(VARIANTS["b0"]()).state_dict())
+    torch.save(encoder_only(weights), tmp_path / "bare.pth")
+    assert Segformer.from_pretrained(tmp_path / "bare.pth").config == VARIANTS["b0"](num_labels=2)
+
+
+def test_a_config_that_says_nothing_of_a_segformer_leaves_its_sizes_to_the_weights(tmp_path: Path) -> None:
+    weights = dialects.to_v4(Segformer(VARIANTS["b1"](num_labels=3)).state_dict())
+    FORMS["model.safetensors"](original(weights), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "mit_b1", "num_classes": 1000, "mean": [0.5, 0.5, 0.5]}')
+    assert Segformer.from_pretrained(tmp_path).config == VARIANTS["b1"](num_labels=3)
+
+
+def test_four_bands_and_the_width_of_a_decoder_are_told_from_the_shapes(tmp_path: Path) -> None:
+    config = VARIANTS["b0"](num_labels=3, num_channels=4, decoder_hidden_size=96)
+    FORMS["model.safetensors"](dialects.to_v4(Segformer(config).state_dict()), tmp_path / "bare.safetensors")
+    assert Segformer.from_pretrained(tmp_path / "bare.safetensors").config == config
+
+
+def test_names_may_be_a_list(folder: Path) -> None:
+    assert Segformer.from_pretrained(folder, id2label=["wall", "sky"]).config.id2label == {0: "wall", 1: "sky"}
+
+
+def test_names_that_are_one_text_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="id2label is a str; it maps class ids to names, or lists the names"):
+        Segformer.from_pretrained(folder, id2label="wall")
+
+
+def test_an_unknown_change_of_the_config_is_refused_by_name(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"config_changes has no 'drop_path'; did you mean drop_path_rate\?"):
+        Segformer.from_pretrained(folder, config_changes={"drop_path": 0.1})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "name", ["decode_head.classifier.weight", "segformer.encoder.block.0.0.attention.self.key.bias"]
+)
+def test_numbers_that_are_not_finite_are_refused_at_load(value: float, name: str, folder: Path, v4: Weights) -> None:
+    v4[name].view(-1)[1] = value
+    save_file(v4, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors: 1 of the \d+ values of \S+ are not finite"):
+        Segformer.from_pretrained(folder)
+
+
+def test_a_report_shows_what_was_loaded_from_where_and_what_was_not(folder: Path, v4: Weights) -> None:
+    save_file(encoder_only(v4) | {"classifier.weight": torch.zeros(3, 32)}, folder / "model.safetensors")
+    first, *others = repr(Segformer.from_pretrained(folder).load_report).splitlines()
+    path = re.escape(str(folder / "model.safetensors"))
+    assert re.fullmatch(rf"LoadReport\(\d+ tensors from {path}, in the names of transformers\)", first)
+    assert others == [
+        f"  16 tensors not in the checkpoint, start anew: {', '.join(DECODER[:4])} and 12 more",
+        "  1 tensors of no use to this model, left out: classifier.weight",
+    ]
+
+
+def test_a_new_model_reports_that_nothing_was_loaded(tiny_model: Segformer) -> None:
+    assert repr(tiny_model.load_report) == "LoadReport(nothing loaded, all weights are new)"
+
+
 def test_a_loaded_model_is_in_eval_mode(folder: Path) -> None:
     assert not any(module.training for module in Segformer.from_pretrained(folder).modules())
 
@@ -180,7 +148,7 @@ def test_a_folder_may_be_given_as_text(folder: Path, images: Tensor, expected: T
         assert_same_logits(Segformer.from_pretrained(str(folder))(images), expected)
 
 
-@pytest.mark.parametrize("dialect", ["v4", "v5", "original", "original with backbone", "v4 without its prefix"])
+@pytest.mark.parametrize("dialect", ENCODERS)
 def test_an_encoder_alone_starts_a_new_decoder(
     dialect: str,
     folder: Path,
@@ -188,7 +156,7 @@ def test_an_encoder_alone_starts_a_new_decoder(
     reference: transformers.SegformerForSemanticSegmentation,
     images: Tensor,
 ) -> None:
-    torch.save(encoder_only(DIALECTS[dialect](v4, reference)), folder / "encoder.pth")
+    torch.save(ENCODERS[dialect](v4, reference), folder / "encoder.pth")
     model = Segformer.from_pretrained(folder / "encoder.pth")
     assert model.load_report.missing == DECODER
     with torch.no_grad():
