@@ -23,9 +23,10 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
+from data.class_files import read_text
 from data.classes import IGNORE_INDEX, NUM_LABELS
 from data.decoding import decode_pair
-from data.labels import LabelRule, read_text
+from data.labels import LabelRule
 from data.sources.cache import FULL
 from data.sources.shards import write_shard
 from data.splits import SPLIT_NAMES
