@@ -60,6 +60,8 @@ class Folder:
         self.path, self._annotations = splits[split]
         self._pairs = _pair(self.path, self._annotations)
         self.num_rows = len(self._pairs)
+        self.class_names: list[str] = []
+        self.about = ""
         self.scene_categories, category_of = _read_scene_categories(base / _SCENE_CATEGORIES)
         stems = [_stem(image) for image, _ in self._pairs]
         self._categories = [category_of.get(stem, category_of.get(os.path.basename(stem))) for stem in stems]

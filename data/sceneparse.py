@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, Subset
 
+from data.class_files import Classes
 from data.decoding import OpenPhoto, decode_pair
 from data.labels import SCENE_PARSE_LABELS, LabelRule
-from data.sources.choice import open_rows
+from data.sources.choice import classes_beside, open_rows
+from data.sources.columns import Asked
 from data.sources.shards import Rows
 from data.splits import SplitPart, parse_split
 
@@ -32,8 +34,11 @@ class SceneParse150(Dataset[Pair]):
 
     An item is (image, label_map): PIL RGB, upright, and PIL L at the same size with raw values as ``label_rule`` has
     them, or None where a row has no annotation, as in the test split. ``open_photo`` reads the photos, see
-    data/decoding.py; without one, only those of 8 bits are read. Raises FileNotFoundError for a source without
-    rows, OSError for a Hub out of reach, and ValueError for a split, shard or row that breaks a rule, naming it.
+    data/decoding.py; without one, only those of 8 bits are read. Columns of tables are found, see
+    data/sources/columns.py, unless they are named. ``about`` says what was found, where that is not plain.
+
+    Raises FileNotFoundError for a source without rows, OSError for a Hub out of reach, and ValueError for a split,
+    shard or row that breaks a rule, naming it.
     """
 
     def __init__(
@@ -42,13 +47,20 @@ class SceneParse150(Dataset[Pair]):
         split: str = "train",
         label_rule: LabelRule = SCENE_PARSE_LABELS,
         open_photo: OpenPhoto | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
     ) -> None:
         self.source = str(source)
         self.split = split
         self.label_rule = label_rule
         self.open_photo = open_photo
         parts = parse_split(split)
-        sources = {name: open_rows(self.source, name) for name in dict.fromkeys(part.name for part in parts)}
+        asked = Asked(image_column, label_column)
+        sources = {name: open_rows(self.source, name, asked) for name in dict.fromkeys(part.name for part in parts)}
+        self.about = "; ".join(dict.fromkeys(rows.about for some in sources.values() for rows in some if rows.about))
+        self.class_names = next(
+            (rows.class_names for some in sources.values() for rows in some if rows.class_names), []
+        )
         self._rows: list[tuple[Rows, int]] = []
         for part in parts:
             self._rows += _places(part, sources[part.name])
@@ -69,6 +81,13 @@ class SceneParse150(Dataset[Pair]):
 
     def __repr__(self) -> str:
         return f"SceneParse150({self.source!r}, {self.split!r}: {len(self)} rows)"
+
+    def classes(self) -> tuple[Classes | None, list[str]]:
+        """The classes that files beside the data name, or its own metadata; and what to say of files passed over."""
+        classes, passed_over = classes_beside(self.source)
+        if classes is None and self.class_names:
+            classes = Classes(f"the features of {self.source}", tuple(self.class_names), None, 0)
+        return classes, passed_over
 
     def with_rule(self, label_rule: LabelRule) -> SceneParse150:
         """The same rows, whose label maps are read by another rule."""
