@@ -56,11 +56,14 @@ class SceneParse150(Dataset[Pair]):
         self.open_photo = open_photo
         parts = parse_split(split)
         asked = Asked(image_column, label_column)
-        sources = {name: open_rows(self.source, name, asked) for name in dict.fromkeys(part.name for part in parts)}
-        self.about = "; ".join(dict.fromkeys(rows.about for some in sources.values() for rows in some if rows.about))
-        self.class_names = next(
-            (rows.class_names for some in sources.values() for rows in some if rows.class_names), []
-        )
+        sources = {
+            name: open_rows(self.source, name, asked, label_rule.binary)
+            for name in dict.fromkeys(part.name for part in parts)
+        }
+        known = [rows.known for some in sources.values() for rows in some]
+        self.about = "; ".join(dict.fromkeys(each.about for each in known if each.about))
+        self.class_names = next((each.class_names for each in known if each.class_names), ())
+        self.values = next((each.values for each in known if each.values), ())
         self._rows: list[tuple[Rows, int]] = []
         for part in parts:
             self._rows += _places(part, sources[part.name])
@@ -86,7 +89,7 @@ class SceneParse150(Dataset[Pair]):
         """The classes that files beside the data name, or its own metadata; and what to say of files passed over."""
         classes, passed_over = classes_beside(self.source)
         if classes is None and self.class_names:
-            classes = Classes(f"the features of {self.source}", tuple(self.class_names), None, 0)
+            classes = Classes(f"the features of {self.source}", self.class_names, None, 0)
         return classes, passed_over
 
     def with_rule(self, label_rule: LabelRule) -> SceneParse150:

@@ -19,12 +19,12 @@ from data.splits import SPLIT_NAMES, split_named
 from data.toy import scenes
 
 
-def open_rows(source: str, split: str, asked: Asked = NOT_ASKED) -> list[Rows]:
+def open_rows(source: str, split: str, asked: Asked = NOT_ASKED, lossy: bool = False) -> list[Rows]:
     """The parts that make up one split of a source, in order. What a source is, ``SceneParse150`` says.
 
-    ``asked`` names columns of tables, where they are not to be found out. Raises FileNotFoundError for a source without
-    shards, and ValueError for a split that it does not have and for shards of which one is missing or contradicts its
-    folder.
+    ``asked`` names columns of tables, where they are not to be found out; ``lossy`` lets label maps in folders be JPEG.
+    Raises FileNotFoundError for a source without shards, and ValueError for a split that it does not have and for
+    shards of which one is missing or contradicts its folder.
     """
     if source == "toy":
         return [Shard(_toy_shard(split))]
@@ -36,7 +36,7 @@ def open_rows(source: str, split: str, asked: Asked = NOT_ASKED) -> list[Rows]:
     if is_folder_dataset(path):
         if asked != NOT_ASKED:
             raise ValueError(f"{source} is a folder of images, which has no columns; leave out --image-column and such")
-        return [Folder(path, split)]
+        return [Folder(path, split, lossy)]
     if saved_splits(path):
         return list(open_saved(path, split, asked))
     named = HubSource.parse(source)

@@ -14,8 +14,8 @@ import pyarrow as pa
 from PIL import Image
 
 IMAGE, ANNOTATION, SCENE_CATEGORY = "image", "annotation", "scene_category"  # what they are called here
-_IMAGE_NAMES = {"image", "images", "pixel_values", "img", "photo", "picture", "rgb", "input", "jpg", "input_image"}
-_LABEL_NAMES = {
+IMAGE_NAMES = {"image", "images", "pixel_values", "img", "photo", "picture", "rgb", "input", "jpg", "input_image"}
+LABEL_NAMES = {
     "annotation", "annotations", "label", "labels", "mask", "masks", "segmentation", "segmentation_mask", "seg",
     "semantic_segmentation", "semantic", "semantic_mask", "label_map", "label_mask", "segmentation_map", "ground_truth",
     "gt", "target", "png",
@@ -26,6 +26,15 @@ _MOST_COLOURS = 64  # of a label map
 FirstRow = Callable[[list[str]], dict[str, Any]]  # of these columns
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a source says of its label maps: how they were found, names of classes, and what stored values stand for."""
+
+    about: str = ""  # nothing where it is plain
+    class_names: tuple[str, ...] = ()
+    values: tuple[tuple[int, int], ...] = ()
+
+
 class Asked(NamedTuple):
     """The columns that the user names, where any."""
 
@@ -34,6 +43,7 @@ class Asked(NamedTuple):
 
 
 NOT_ASKED = Asked()
+PLAIN = Known()
 
 
 @dataclass(frozen=True)
@@ -52,19 +62,21 @@ class Columns:
         return [self.image, self.annotation, *([self.scene_category] if self.scene_category else [])]
 
     @property
-    def about(self) -> str:
+    def known(self) -> Known:
         """What a run says of them; nothing where they are those of SceneParse150."""
-        if (self.image, self.annotation) == (IMAGE, ANNOTATION):
-            return ""
-        return (
-            f"photos from column {self.image}, label maps from {self.annotation} "
-            "(--image-column and --label-column name others)"
-        )
+        about = f"photos from column {self.image}, label maps from {self.annotation} (--image-column, --label-column)"
+        return Known("" if self._are_plain else about, self.class_names)
+
+    @property
+    def _are_plain(self) -> bool:
+        return (self.image, self.annotation) == (IMAGE, ANNOTATION)
 
     @property
     def key(self) -> str:
         """What tells copies of these columns from those of others."""
-        return hashlib.sha256(f"{self.image}\n{self.annotation}".encode()).hexdigest()[:8] if self.about else ""
+        if self._are_plain:
+            return ""
+        return hashlib.sha256(f"{self.image}\n{self.annotation}".encode()).hexdigest()[:8]
 
     def arrange(self, table: pa.Table) -> pa.Table:
         """A table of just these columns under the names that they have here, each file a struct of bytes and path."""
@@ -79,8 +91,8 @@ def find_columns(schema: pa.Schema, name: str, first_row: FirstRow, asked: Asked
     """The columns of a file called ``name``. Raises ValueError with the candidates where it cannot be told."""
     files = [field.name for field in schema if _holds_files(field.type)]
     _check(schema, name, files, asked)
-    image = asked.image or _named(files, _IMAGE_NAMES, name, "--image-column", asked.annotation)
-    label = asked.annotation or _named(files, _LABEL_NAMES, name, "--label-column", image)
+    image = asked.image or _named(files, IMAGE_NAMES, name, "--image-column", asked.annotation)
+    label = asked.annotation or _named(files, LABEL_NAMES, name, "--label-column", image)
     if image is None or label is None:
         image, label = _by_elimination(schema, files, image, label) or _by_content(files, image, label, name, first_row)
     features = _features(schema)

@@ -237,8 +237,7 @@ class HubShard:
         self.groups = RowGroups(self._metadata, str(self), self._fetch_raw, asked)
         self.num_rows: int = self._metadata.num_rows
         self.scene_categories = list(self.groups.columns.scene_categories)
-        self.class_names = list(self.groups.columns.class_names)
-        self.about = self.groups.columns.about
+        self.known = self.groups.columns.known
 
     def __str__(self) -> str:
         return f"{self.repository}/{self.path}"
@@ -318,8 +317,7 @@ class FetchedRows:
     def __init__(self, shard: HubShard, groups: list[int]) -> None:
         self.shard = shard
         self.num_rows = shard.num_rows
-        self.scene_categories, self.class_names = shard.scene_categories, shard.class_names
-        self.about = shard.about
+        self.scene_categories, self.known = shard.scene_categories, shard.known
         self._copies = {group: shard.open_copy(group) for group in groups}
 
     def ready(self, rows: Collection[int]) -> Rows:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from data.sources.cache import cache_folder, make_once
+from data.sources.columns import PLAIN, Known
 
 _ENDING = ".arrow"
 
@@ -80,14 +81,12 @@ class PreparedRows:
         path: Path,
         name: str,
         scene_categories: Sequence[str] = (),
-        class_names: Sequence[str] = (),
-        about: str = "",
+        known: Known = PLAIN,
     ) -> None:
         self.path = path
         self.name = name
         self.scene_categories = list(scene_categories)
-        self.class_names = list(class_names)
-        self.about = about
+        self.known = known
         self._batches = self._map()
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
         self.num_rows = self._ends[-1] if self._ends else 0

@@ -29,8 +29,7 @@ class SavedRows(PreparedRows):
         self._columns = Columns()
         super().__init__(path, str(path))
         self.scene_categories = list(self._columns.scene_categories)
-        self.class_names = list(self._columns.class_names)
-        self.about = self._columns.about
+        self.known = self._columns.known
 
     def _read_batches(self, file: pa.NativeFile) -> list[pa.RecordBatch]:
         table = pa.ipc.open_stream(file).read_all()

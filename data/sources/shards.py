@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.sources.columns import ANNOTATION, IMAGE, NOT_ASKED, Asked, find_columns
+from data.sources.columns import ANNOTATION, IMAGE, NOT_ASKED, Asked, Known, find_columns
 from data.sources.prepared import PreparedRows, prepare, version_of
 
 # What pyarrow raises for damaged files; the last two for rows that a footer promises, and for paths that are no text.
@@ -36,8 +36,7 @@ class Rows(Protocol):
 
     num_rows: int
     scene_categories: list[str]
-    class_names: list[str]  # where the source itself names what its label maps hold
-    about: str  # what a run says of how they are read, where that is not plain
+    known: Known
 
     def ready(self, rows: Collection[int]) -> Rows:
         """The same source, brought where each of these rows can be read at once and in any order."""
@@ -67,8 +66,7 @@ class Shard:
         self.groups = RowGroups(metadata, str(path), self._read_raw, asked)
         self.num_rows: int = metadata.num_rows
         self.scene_categories = list(self.groups.columns.scene_categories)
-        self.class_names = list(self.groups.columns.class_names)
-        self.about = self.groups.columns.about
+        self.known = self.groups.columns.known
 
     def ready(self, rows: Collection[int]) -> Rows:
         """Itself while the rows' groups are few and light; beyond that a copy on disk that gives single rows.
@@ -81,7 +79,7 @@ class Shard:
         parts = (self._read(group) for group in range(len(self.groups.ends)))
         size = len(self.groups.ends), sum(self.groups.bytes)
         copy = prepare(self.path, self._version, parts, *size, self.groups.columns.key)
-        return PreparedRows(copy, str(self.path), self.scene_categories, self.class_names, self.about)
+        return PreparedRows(copy, str(self.path), self.scene_categories, self.known)
 
     def row(self, row: int) -> dict[str, Any]:
         """The columns of one row; its row group is read unless it was read lately."""
