@@ -162,3 +162,13 @@ ID2LABEL: dict[int, str] = dict(enumerate(_RAW_NAMES))
 CLASS_NAMES: tuple[str, ...] = tuple(name.strip() for name in _RAW_NAMES)  # for people
 NUM_LABELS = len(CLASS_NAMES)
 IGNORE_INDEX = 255  # what raw label 0 becomes
+
+# Cityscapes' classes by their train ids, and the train id of every value in its labelIds maps; 255 is ignored.
+CITYSCAPES_NAMES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+_TRAINED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_VALUES: tuple[tuple[int, int], ...] = tuple(
+    (value, _TRAINED.index(value) if value in _TRAINED else IGNORE_INDEX) for value in (*range(34), 255)
+)

@@ -1,81 +1,195 @@
-"""The two encoded files of a row to a photo and its label map, with every fault named by its row."""
+"""The two encoded files of a row to a photo and its label map, with every fault named by its row.
+
+Photos are read by the reader that is handed in, ``read_strictly`` if none is; label maps are read nowhere but here.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.labels import SCENE_PARSE_LABELS, LabelRule
+from data.labels import SCENE_PARSE_LABELS, Colour, LabelRule, colour_of
+
+# A photo's encoded bytes, and what to call it in a ValueError, to an upright RGB image.
+OpenPhoto = Callable[[bytes, str], Image.Image]
 
 # No others: Pillow runs programs to open some (EPS), JPEG blurs class ids, and GIF may number them anew.
 _PHOTO_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 _LABEL_FORMATS = ("PNG", "BMP", "TIFF")
+_PHOTO_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _ORIENTATION = 0x0112  # the EXIF tag
-_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
+_TURNS = {  # of the orientations in which width and height change places
     5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads grey of 2 and 4 bits over 0 to 255; a label is what is stored
+_MOST_NAMED = 3  # colours in a message
+
+logger = logging.getLogger(__name__)
 
 
 def decode_pair(
-    image_bytes: bytes | None, annotation_bytes: bytes | None, where: str, rule: LabelRule = SCENE_PARSE_LABELS
+    image_bytes: bytes | None,
+    annotation_bytes: bytes | None,
+    where: str,
+    rule: LabelRule = SCENE_PARSE_LABELS,
+    open_photo: OpenPhoto | None = None,
 ) -> tuple[Image.Image, Image.Image | None]:
     """Decode a row into (PIL RGB, PIL L of the same size, or None without annotation); ``where`` names it in errors.
 
-    The photo comes upright. Its label map turns with it if it was drawn on the pixels as stored, which its size tells.
+    The photo comes upright, and so does its label map: one without an orientation of its own was drawn on the photo as
+    it is seen, as tools show it, unless only the size of the stored pixels fits, which is said.
     Labels are the stored values, palette indices where there is a palette, as ``LabelRule.normalise`` returns them.
-    Raises ValueError for a file that does not decode or has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, a label
-    map that is not one channel of at most 8 bits, sizes that differ and values that the rule does not allow.
+    Raises ValueError for a file that does not decode, a label map that is not one channel of whole numbers, or of
+    colours that the rule knows, sizes that differ and values that the rule does not allow.
     """
     if not image_bytes:
         raise ValueError(f"image of {where} holds no bytes; a row needs the encoded file itself, not only its path")
-    image, orientation = _decode_image(image_bytes, where)
+    image = (open_photo or read_strictly)(image_bytes, f"image of {where}")
     if annotation_bytes is None:
         return image, None
-    label_map = _decode_label_map(annotation_bytes, where, rule)
-    turned = label_map.transpose(_TRANSPOSES[orientation]) if orientation in _TRANSPOSES else label_map
-    for candidate in (turned, label_map):
-        if candidate.size == image.size:
-            return image, candidate
-    raise ValueError(f"annotation of {where} is {label_map.size} but its image {image.size} (width, height)")
+    return image, _fit(decode_label_map(annotation_bytes, where, rule), image, image_bytes, where)
 
 
-def _decode_image(encoded: bytes | None, where: str) -> tuple[Image.Image, int]:
-    """The photo upright in RGB, and the EXIF orientation in which it was stored."""
-    with _opened(encoded or b"", f"image of {where}", _PHOTO_FORMATS) as stored:
-        orientation = int(stored.getexif().get(_ORIENTATION, 1))
+def decode_label_map(encoded: bytes, where: str, rule: LabelRule) -> Image.Image:
+    """A label map alone, PIL L; see ``decode_pair``."""
+    stored = StoredMap(encoded, where, rule.binary)
+    if rule.colours:
+        return Image.fromarray(rule.normalise_colours(stored.colours(), where))
+    return Image.fromarray(rule.normalise(stored.values(), where))
+
+
+class StoredMap:
+    """What an encoded label map holds, before a rule says what it means, turned by an orientation of its own.
+
+    Raises ValueError for a file that is none or keeps no class ids exactly. JPEG does not; with ``binary`` it is read,
+    at half of its range.
+    """
+
+    def __init__(self, encoded: bytes, where: str, binary: bool = False) -> None:
+        self._what = f"annotation of {where}"
+        formats = (*_LABEL_FORMATS, "JPEG") if binary else _LABEL_FORMATS
+        with _opened(encoded, self._what, formats) as stored:
+            self.mode, raw_mode = stored.mode, _raw_mode(stored)
+            if raw_mode.endswith("I") and ";" in raw_mode:
+                raise ValueError(f"stored inverted, as {raw_mode}")
+            if self.mode.startswith("RGB") and ";16" in raw_mode:
+                raise ValueError("16 bits a channel, of which half would be lost; save one channel of 8 or 16 bits")
+            self._step = _GREY_STEPS.get(raw_mode, 1)
+            is_blurred = stored.format == "JPEG"
+            stored.getexif()  # keeps what it read; the bytes, Pillow would encode anew, which a mistyped entry forbids
+            stored.info.pop("exif", None)
+            self._picture = ImageOps.exif_transpose(stored)
+            self._picture.load()
+        if is_blurred:
+            self._picture, self.mode = self._picture.convert("L").point(lambda level: 255 * (level > 127)), "L"
+        if self.mode in ("LA", "PA", "RGBA") and self._picture.getchannel("A").getextrema() != (255, 255):
+            raise ValueError(
+                f"{self._what} has mode {self.mode} with pixels that are transparent, of no certain class; save it "
+                "without transparency"
+            )
+        if self.mode in ("LA", "PA", "RGBX"):
+            self._picture = self._picture.convert({"LA": "L", "PA": "P", "RGBX": "RGB"}[self.mode])
+
+    @property
+    def palette(self) -> list[Colour] | None:
+        """The colour of every index, where there is a palette."""
+        if self._picture.mode != "P":
+            return None
+        levels = self._picture.getpalette() or []
+        return [(levels[i], levels[i + 1], levels[i + 2]) for i in range(0, len(levels) - 2, 3)]
+
+    def colours(self) -> NDArray[np.uint32]:
+        """The colour of every pixel, (H, W), packed as r + 256 g + 65536 b. Raises ValueError for deep masks."""
+        picture = self._picture
+        if picture.mode not in ("1", "L", "P", "RGB", "RGBA"):
+            raise ValueError(f"{self._what} has mode {self.mode}, which has no colours for a class file to name")
+        picture.info.pop("transparency", None)  # of an index, which is a colour all the same
+        pixels = np.asarray(picture.convert("RGBA"))
+        return pixels.view(np.uint32)[..., 0] & np.uint32(0xFFFFFF)
+
+    def values(self) -> NDArray[Any]:
+        """The number of every pixel, (H, W): its index where there is a palette, its grey where colours are greys.
+
+        Raises ValueError for colours, with some of them, and for numbers that are not whole.
+        """
+        if self._picture.mode in ("RGB", "RGBA"):
+            pixels = np.asarray(self._picture)
+            red = pixels[..., 0]
+            if not (np.array_equal(red, pixels[..., 1]) and np.array_equal(red, pixels[..., 2])):
+                raise ValueError(f"{self._what} has mode {self.mode} and {self._some_colours()}")
+            return red
+        if self._picture.mode not in ("1", "L", "P") and not self._picture.mode.startswith("I"):
+            raise ValueError(
+                f"{self._what} has mode {self.mode}; it needs one channel of whole numbers that are class ids, or "
+                "colours that a class file names"
+            )
+        values = np.asarray(self._picture)
+        return values // self._step if self._step > 1 else values
+
+    def _some_colours(self) -> str:
+        codes, counts = np.unique(self.colours(), return_counts=True)
+        first = [colour_of(int(code)) for code in codes[counts.argsort()[::-1][:_MOST_NAMED]]]
+        shown = ", ".join(map(str, first)) + (", ..." if len(codes) > _MOST_NAMED else "")
+        return (
+            f"{len(codes)} colours ({shown}); a class file that gives the colours turns them into class ids: "
+            "labelmap.txt or class_dict.csv beside the data, or named as --label-names"
+        )
+
+
+def read_strictly(encoded: bytes, what: str) -> Image.Image:
+    """A photo of 8 bits a channel, upright, in RGB; ``what`` names it in the ValueError for any other."""
+    with _opened(encoded, what, _PHOTO_FORMATS) as stored:
+        raw_mode = _raw_mode(stored)
+        if stored.mode not in _PHOTO_MODES or ";16" in raw_mode or "X" in raw_mode or raw_mode.startswith("F"):
+            raise ValueError(f"mode {stored.mode}, as {raw_mode}; save it as RGB of 8 bits, in PNG or JPEG")
+        stored.getexif()
         stored.info.pop("exif", None)  # or Pillow encodes it anew, which a mistyped entry makes impossible
         image = ImageOps.exif_transpose(stored)
-        if image.mode.startswith("I"):  # 16-bit greyscale, which PIL would clip rather than scale
-            image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
-        return image.convert("RGB"), orientation
+        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+            raise ValueError("it has transparent pixels; save it without transparency")
+        return image.convert("RGB")
 
 
-def _decode_label_map(encoded: bytes, where: str, rule: LabelRule) -> Image.Image:
-    with _opened(encoded, f"annotation of {where}", _LABEL_FORMATS) as stored:
-        mode, raw_mode = stored.mode, _raw_mode(stored)
-        if raw_mode.endswith("I") and ";" in raw_mode:
-            raise ValueError(f"stored inverted, as {raw_mode}")
-        step = _GREY_STEPS.get(raw_mode, 1)
-        pixels = np.asarray(stored)
-    if mode not in ("1", "L", "P"):
-        raise ValueError(
-            f"annotation of {where} has mode {mode}; it needs one channel of at most 8 bits that holds class ids, so "
-            "turn colours into class ids first, and save 16 bits as 8"
+def _fit(label_map: Image.Image, image: Image.Image, image_bytes: bytes, where: str) -> Image.Image:
+    """A label map that has its photo's size, or gets it by being turned as the photo was."""
+    if label_map.size == image.size:
+        return label_map
+    turn = _TURNS.get(_orientation(image_bytes))
+    if turn is None or label_map.size != image.size[::-1]:
+        raise ValueError(f"annotation of {where} is {label_map.size} but its image {image.size} (width, height)")
+    _say_turned(where)
+    return label_map.transpose(turn)
+
+
+def _orientation(encoded: bytes) -> int:
+    with Image.open(io.BytesIO(encoded)) as stored:
+        orientation = stored.getexif().get(_ORIENTATION)
+    return orientation if isinstance(orientation, int) else 1
+
+
+_turned: list[str] = []  # the first map that was turned, which is said once
+
+
+def _say_turned(where: str) -> None:
+    if not _turned:
+        _turned.append(where)
+        logger.warning(
+            "annotation of %s has the size of its photo as stored, on its side: it is turned upright with the photo, "
+            "and so are others like it",
+            where,
         )
-    return Image.fromarray(rule.normalise(pixels // step if step > 1 else pixels, where))
 
 
 def _raw_mode(stored: Image.Image) -> str:

@@ -4,6 +4,7 @@
     images/training/ADE_train_00000001.jpg     annotations/training/...png         the splits of ADEChallengeData2016
     images/{training,validation,test}/...      annotations/{training,validation}   folders may nest below a split
 
+What other tools write, data/layouts.py knows.
 ``python -m data.folders IN OUT`` writes OUT/<split>/0000.parquet and so on, with the files' own bytes in them.
 """
 
@@ -23,19 +24,20 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from data.classes import IGNORE_INDEX, NUM_LABELS
+from data.class_files import read_text
+from data.classes import CITYSCAPES_NAMES, CITYSCAPES_VALUES, IGNORE_INDEX, NUM_LABELS
 from data.decoding import decode_pair
-from data.labels import LabelRule, read_text
+from data.labels import LabelRule
+from data.layouts import IMAGES, Files, Layout, Naming, ending, find_layout, is_layout, list_layout, pair_files
+from data.lists import LIST_ENDINGS
 from data.sources.cache import FULL
+from data.sources.columns import Known
+from data.sources.saved import saved_splits
 from data.sources.shards import write_shard
-from data.splits import SPLIT_NAMES
+from data.splits import split_named
 
 ROWS_PER_SHARD = 10_000
-_ADE20K = "ADEChallengeData2016"
-_IMAGES, _ANNOTATIONS, _SCENE_CATEGORIES = "images", "annotations", "sceneCategories.txt"
-_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_ANNOTATION_ENDINGS = (".png", ".bmp", ".tif", ".tiff")  # JPEG and WebP blur class ids, GIF numbers them anew
-_MOST_NAMES = 3  # of files in a message
+_SCENE_CATEGORIES = "sceneCategories.txt"
 _MOST_PROBLEMS = 10
 
 
@@ -50,17 +52,20 @@ class Folder:
     cannot be listed, and ValueError, naming files, for a split that is not there and for files that do not pair up.
     """
 
-    def __init__(self, root: Path, split: str) -> None:
-        base = _base(Path(root))
-        splits = _find_splits(base)
-        if split not in splits:
-            raise ValueError(f"{root} has no split {split!r}; it has {', '.join(splits)}")
-        self.split = split
-        self.path, self._annotations = splits[split]
-        self._pairs = _pair(self.path, self._annotations)
+    def __init__(self, root: Path, split: str, lossy: bool = False) -> None:
+        layout = list_layout(Path(root)) if is_list(Path(root)) else find_layout(Path(root))
+        chosen = split if split in layout.splits else split_named(split)
+        if chosen not in layout.splits:
+            raise ValueError(f"{root} has no split {split!r}; it has {', '.join(layout.splits)}")
+        self.split = chosen
+        place = layout.splits[chosen]
+        self.path, self._annotations = place.images, place.annotations
+        files = pair_files(place, lossy)
+        self._pairs = files.pairs
         self.num_rows = len(self._pairs)
-        self.scene_categories, category_of = _read_scene_categories(base / _SCENE_CATEGORIES)
-        stems = [_stem(image) for image, _ in self._pairs]
+        self.known = _known(layout, files)
+        self.scene_categories, category_of = _read_scene_categories(layout.base / _SCENE_CATEGORIES)
+        stems = [unicodedata.normalize("NFC", os.path.splitext(image)[0]) for image, _ in self._pairs]
         self._categories = [category_of.get(stem, category_of.get(os.path.basename(stem))) for stem in stems]
 
     def ready(self, rows: Collection[int]) -> Folder:
@@ -91,126 +96,39 @@ class Folder:
 
 
 def is_folder_dataset(root: Path) -> bool:
-    """Whether a folder is one of images: with images/ and annotations/, or with images/ and no parquet file."""
-    base = _base(Path(root))
-    if not (base / _IMAGES).is_dir():
+    """Whether a folder is one of images, of any layout, and not one of parquet files; or a list of pairs."""
+    root = Path(root)
+    if is_list(root):
+        return True
+    if not root.is_dir() or saved_splits(root):
         return False
-    return (base / _ANNOTATIONS).is_dir() or next(base.rglob("*.parquet"), None) is None
+    if is_layout(root):
+        return True
+    return (root / IMAGES).is_dir() and next(root.rglob("*.parquet"), None) is None
+
+
+def is_list(path: Path) -> bool:
+    """Whether a path is a file that lists pairs."""
+    return ending(path.name) in LIST_ENDINGS and path.is_file()
 
 
 def folder_splits(root: Path) -> list[str]:
     """The splits of a folder, in the order train, validation, test. Raises what ``Folder`` raises for its layout."""
-    return list(_find_splits(_base(Path(root))))
+    return list(find_layout(Path(root)).splits)
 
 
-# What lies where
+def _known(layout: Layout, files: Files) -> Known:
+    """What a run says of where photos and label maps lie and how they are called, and what the latter tells."""
+    called = files.naming.label.format("...")
+    about = layout.about if files.naming == Naming() else f"{layout.about}; label maps are called {called}".lstrip("; ")
+    if called.endswith("_labelTrainIds"):
+        return Known(about, CITYSCAPES_NAMES)
+    if called.endswith("_labelIds"):
+        return Known(f"{about}, whose values stand for the 19 train ids", CITYSCAPES_NAMES, CITYSCAPES_VALUES)
+    return Known(about)
 
 
-def _base(root: Path) -> Path:
-    """The folder that holds images/: the given one, or the ADEChallengeData2016 in it."""
-    inner = root / _ADE20K
-    return inner if not (root / _IMAGES).is_dir() and (inner / _IMAGES).is_dir() else root
-
-
-def _find_splits(base: Path) -> dict[str, tuple[Path, Path | None]]:
-    """The folder of images of every split, and that of its annotations if it has any."""
-    images, annotations = base / _IMAGES, base / _ANNOTATIONS
-    for folder in (images, annotations):
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{base} has no {folder.name}/; a folder of images has {_IMAGES}/ and {_ANNOTATIONS}/, with the same "
-                "names in both"
-            )
-    photos, label_maps = _split_folders(images), _split_folders(annotations)
-    if not photos:
-        return {"train": (images, annotations)}
-    if not label_maps or not set(label_maps) <= set(photos):
-        raise ValueError(
-            f"{images} has the splits {', '.join(photos)}, but {annotations} has {', '.join(label_maps) or 'none'}; "
-            "give both the same folders, of which annotations may lack some, as test"
-        )
-    annotated = {split: folder for split, folder in label_maps.items() if _list(folder)}
-    return {split: (photos[split], annotated.get(split)) for split in photos}
-
-
-def _split_folders(folder: Path) -> dict[str, Path]:
-    """The folders in here that are called like a split, by split; empty if none is, and then all is one split."""
-    entries = [entry for entry in _list(folder) if entry.is_dir() or _ending(entry.name) in _IMAGE_ENDINGS]
-    named = sorted(entry.name for entry in entries if entry.is_dir() and entry.name.lower() in SPLIT_NAMES)
-    others = sorted(entry.name for entry in entries if entry.name not in named)
-    if named and others:
-        raise ValueError(
-            f"{folder} has the splits {', '.join(named)} and beside them {_first(others)}; move all files into splits"
-        )
-    by_split = {SPLIT_NAMES[name.lower()]: folder / name for name in named}
-    if len(by_split) < len(named):
-        raise ValueError(f"{folder} has {', '.join(named)}, two of which mean the same split; make them one")
-    return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
-
-
-def _pair(images: Path, annotations: Path | None) -> list[tuple[str, str | None]]:
-    """The relative paths of every image and its annotation, in the order of the images; None where there are none."""
-    photos = _by_stem(file for file in _list_files(images) if _ending(file) in _IMAGE_ENDINGS)
-    if not photos:
-        raise FileNotFoundError(f"no image under {images}; the endings of images are {' '.join(_IMAGE_ENDINGS)}")
-    files = _list_files(annotations) if annotations else []
-    label_maps = _by_stem(file for file in files if _ending(file) in _ANNOTATION_ENDINGS)
-    others = _by_stem(file for file in files if _ending(file) not in _ANNOTATION_ENDINGS)
-    alone = [stem for stem in photos if annotations and stem not in label_maps]
-    problems = {
-        "images that differ only in their ending": [" and ".join(two) for two in photos.values() if len(two) > 1],
-        "annotations that differ only in their ending": [" and ".join(x) for x in label_maps.values() if len(x) > 1],
-        "images without annotation": [photos[stem][0] for stem in alone if stem not in others],
-        "annotations without image": [label_maps[stem][0] for stem in label_maps if stem not in photos],
-        "annotations that are no PNG, BMP or TIFF, which alone keep class ids": [
-            others[stem][0] for stem in alone if stem in others
-        ],
-    }
-    found = [f"{len(names)} {kind} ({_first(names)})" for kind, names in problems.items() if names]
-    if found:
-        rule = "an image and its annotation have the same path and name, but for the ending"
-        raise ValueError(f"{images} and {annotations or 'no annotations'}: {'; '.join(found)}; {rule}")
-    return [(names[0], label_maps[stem][0] if annotations else None) for stem, names in photos.items()]
-
-
-def _by_stem(files: Iterator[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for file in files:
-        found.setdefault(_stem(file), []).append(file)
-    return found
-
-
-def _stem(file: str) -> str:
-    """A path without its ending; composed, as macOS writes an accent as a letter of its own."""
-    return unicodedata.normalize("NFC", os.path.splitext(file)[0])
-
-
-def _ending(file: str) -> str:
-    return os.path.splitext(file)[1].lower()
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
-
-
-def _list_files(folder: Path) -> list[str]:
-    """The paths of all files in here and deeper, relative, with "/", in lexicographic order."""
-    files = []
-    for entry in _list(folder):
-        if entry.is_dir():
-            files += [f"{entry.name}/{file}" for file in _list_files(folder / entry.name)]
-        else:
-            files.append(entry.name)
-    return sorted(files)
-
-
-def _list(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden, as macOS hides a ._x beside each x."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except PermissionError as error:
-        raise PermissionError(f"folder {folder} cannot be listed; it must be readable to you") from error
+# Reading
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:

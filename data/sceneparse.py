@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from copy import copy
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset, Subset
 
-from data.decoding import decode_pair
+from data.class_files import Classes
+from data.decoding import OpenPhoto, decode_pair
 from data.labels import SCENE_PARSE_LABELS, LabelRule
-from data.sources.choice import open_rows
+from data.sources.choice import classes_beside, open_rows
+from data.sources.columns import Asked
 from data.sources.shards import Rows
 from data.splits import SplitPart, parse_split
 
@@ -30,16 +33,37 @@ class SceneParse150(Dataset[Pair]):
     "train+validation". Of shards on the Hub only what the split needs is fetched.
 
     An item is (image, label_map): PIL RGB, upright, and PIL L at the same size with raw values as ``label_rule`` has
-    them, or None where a row has no annotation, as in the test split. Raises FileNotFoundError for a source without
-    rows, OSError for a Hub out of reach, and ValueError for a split, shard or row that breaks a rule, naming it.
+    them, or None where a row has no annotation, as in the test split. ``open_photo`` reads the photos, see
+    data/decoding.py; without one, only those of 8 bits are read. Columns of tables are found, see
+    data/sources/columns.py, unless they are named. ``about`` says what was found, where that is not plain.
+
+    Raises FileNotFoundError for a source without rows, OSError for a Hub out of reach, and ValueError for a split,
+    shard or row that breaks a rule, naming it.
     """
 
-    def __init__(self, source: str | Path, split: str = "train", label_rule: LabelRule = SCENE_PARSE_LABELS) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        split: str = "train",
+        label_rule: LabelRule = SCENE_PARSE_LABELS,
+        open_photo: OpenPhoto | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+    ) -> None:
         self.source = str(source)
         self.split = split
         self.label_rule = label_rule
+        self.open_photo = open_photo
         parts = parse_split(split)
-        sources = {name: open_rows(self.source, name) for name in dict.fromkeys(part.name for part in parts)}
+        asked = Asked(image_column, label_column)
+        sources = {
+            name: open_rows(self.source, name, asked, label_rule.binary)
+            for name in dict.fromkeys(part.name for part in parts)
+        }
+        known = [rows.known for some in sources.values() for rows in some]
+        self.about = "; ".join(dict.fromkeys(each.about for each in known if each.about))
+        self.class_names = next((each.class_names for each in known if each.class_names), ())
+        self.values = next((each.values for each in known if each.values), ())
         self._rows: list[tuple[Rows, int]] = []
         for part in parts:
             self._rows += _places(part, sources[part.name])
@@ -55,13 +79,34 @@ class SceneParse150(Dataset[Pair]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Pair:
+        encoded = self.encoded(index)
+        return decode_pair(*encoded, self.where(index), self.label_rule, self.open_photo)
+
+    def __repr__(self) -> str:
+        return f"SceneParse150({self.source!r}, {self.split!r}: {len(self)} rows)"
+
+    def classes(self) -> tuple[Classes | None, list[str]]:
+        """The classes that files beside the data name, or its own metadata; and what to say of files passed over."""
+        classes, passed_over = classes_beside(self.source)
+        if classes is None and self.class_names:
+            classes = Classes(f"the features of {self.source}", self.class_names, None, 0)
+        return classes, passed_over
+
+    def with_rule(self, label_rule: LabelRule) -> SceneParse150:
+        """The same rows, whose label maps are read by another rule."""
+        again = copy(self)
+        again.label_rule = label_rule
+        return again
+
+    def encoded(self, index: int) -> tuple[bytes | None, bytes | None]:
+        """The bytes of an item's two files."""
         row = self._row(index)
         image, annotation = (row[column] or {} for column in ("image", "annotation"))
-        return decode_pair(image.get("bytes"), annotation.get("bytes"), self.where(index), self.label_rule)
+        return image.get("bytes"), annotation.get("bytes")
 
     def where(self, index: int) -> str:
         """Row and file of an item, for messages."""
-        rows, row = self._rows[index]
+        rows, row = self._place(index)
         return rows.where(row)
 
     def name(self, index: int) -> str:
@@ -76,8 +121,19 @@ class SceneParse150(Dataset[Pair]):
         return names[category] if category is not None and 0 <= category < len(names) else None
 
     def _row(self, index: int) -> dict[str, Any]:
-        rows, row = self._rows[index]
+        rows, row = self._place(index)
         return rows.row(row)
+
+    def _place(self, index: int) -> tuple[Rows, int]:
+        if isinstance(index, slice):
+            raise TypeError(
+                f"{self!r} takes one index at a time; for some of its rows open a split such as "
+                f"{self.split.split('[')[0]}[:3], or torch.utils.data.Subset(dataset, range(3))"
+            )
+        try:
+            return self._rows[index]
+        except IndexError:
+            raise IndexError(f"no row {index} in {self!r}; indices are {-len(self)} to {len(self) - 1}") from None
 
 
 def _places(part: SplitPart, sources: list[Rows]) -> list[tuple[Rows, int]]:

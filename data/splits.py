@@ -18,6 +18,12 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 
+
+def split_named(word: str) -> str | None:
+    """The split that a word means, such as train2017 or 2012_val; None if it means none."""
+    return SPLIT_NAMES.get(re.sub(r"^(partial-|\d+[-_.])|[-_.]?\d+$", "", word.lower()))
+
+
 _BOUND = r"(-?\d+)(%?)"
 _PART = re.compile(rf"(?P<name>\w+)(?:\[(?P<start>{_BOUND})?:(?P<stop>{_BOUND})?\])?")
 

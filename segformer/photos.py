@@ -1,10 +1,15 @@
-"""Photos of every form that a program may hold them in, as upright RGB images."""
+"""The one reader of photos: every form that a program may hold them in, as upright RGB images of what a viewer shows.
+
+What Pillow would decode to something else than that is refused in a line that says what to do: numbers of no known
+range, 10 to 14 bits kept in 16, bands beyond red, green and blue.
+"""
 
 from __future__ import annotations
 
 import io
 import logging
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,12 +17,16 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 Photo = Image.Image | str | Path | bytes | NDArray[Any] | Tensor
 
 _SEVERAL_VIEWS = {"MPO"}  # of one scene or smaller copies of it, as cameras store them beside the photo
+_FULL = 2**16  # levels of 16 bits
+_COLOURS, _BANDS, _EXTRA_BANDS = 262, 277, 338  # TIFF tags: what the bands are, how many, and what further ones mean
+_BANDS_OF_COLOURS = {0: 1, 1: 1, 3: 1, 5: 4}  # grey, palette and inks; all others have three
+_ALPHA = (1, 2)  # of the latter, multiplied into the colours or not
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +34,8 @@ logger = logging.getLogger(__name__)
 def as_photo(photo: Photo) -> Image.Image:
     """A photo of any form as a PIL RGB image, upright.
 
-    A PIL image of any mode; a path; the bytes of an image file; a uint8 array (H, W), (H, W, 3) or (H, W, 4), whose
-    fourth channel is left out; a uint8 tensor (3, H, W). What is stored with an EXIF orientation is turned by it.
+    A PIL image of any mode; a path; the bytes of an image file; a uint8 array (H, W), (H, W, 3) or (H, W, 4); a uint8
+    tensor (3, H, W). What is stored with an EXIF orientation is turned by it, and what is transparent shows white.
     Raises FileNotFoundError and ValueError, naming the path or the shape, for what is no photo.
     """
     if isinstance(photo, Image.Image):
@@ -34,7 +43,7 @@ def as_photo(photo: Photo) -> Image.Image:
     if isinstance(photo, str | os.PathLike):
         return open_photo(photo)
     if isinstance(photo, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(photo), f"what these {len(photo)} bytes hold")
+        return decode_photo(photo, f"what these {len(photo)} bytes hold")
     if isinstance(photo, Tensor):
         _check_pixels(photo, photo.dtype == torch.uint8, photo.ndim == 3 and photo.shape[0] == 3, "(3, H, W)")
         return Image.fromarray(photo.permute(1, 2, 0).contiguous().cpu().numpy())
@@ -61,15 +70,25 @@ def open_photo(path: str | os.PathLike[str]) -> Image.Image:
     return _decode(path, os.fspath(path))
 
 
+def decode_photo(encoded: bytes | bytearray | memoryview, what: str) -> Image.Image:
+    """The bytes of an image file as ``open_photo`` reads it; ``what`` names them in the ValueError."""
+    return _decode(io.BytesIO(encoded), what)
+
+
 def _decode(source: str | os.PathLike[str] | BinaryIO, what: str) -> Image.Image:
     try:
         with Image.open(source, formats=_formats()) as image:
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                _check_bands(image.tag_v2)
+            deep_colours = image.mode.startswith("RGB") and ";16" in _raw_mode(image)
             photo = upright_rgb(image)
+            if deep_colours:  # of which Pillow has kept the upper eight bits
+                _check_range(0, 256 * int(np.asarray(photo).max()) + 255)
             frames = _count_frames(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"no photo {what}") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{what} is not a readable image: Pillow knows no format that begins like this") from None
+        raise ValueError(f"{what} is not a readable image: {_why_unknown(source)}") from None
     except Exception as error:  # Pillow's decoders raise what they like for damaged files
         raise ValueError(f"{what} is not a readable image: {error}") from error
     if frames > 1 and image.format not in _SEVERAL_VIEWS:
@@ -82,6 +101,42 @@ def _formats() -> list[str]:
     """All that Pillow reads, but for EPS, a program that it would have Ghostscript run."""
     Image.init()
     return [form for form in Image.ID if form != "EPS"]
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the pixels lie in the file, in Pillow's words, which an image has in its tiles until it is loaded."""
+    tiles = getattr(image, "tile", None)
+    layout = tiles[0][3] if tiles else None
+    return str(layout[0] if isinstance(layout, tuple) and layout else layout)
+
+
+def _check_bands(entries: Mapping[int, Any]) -> None:
+    """Refuse a TIFF of bands that RGB has no place for; Pillow drops some, and knows no mode for others."""
+    bands, extra = entries.get(_BANDS, 1), entries.get(_EXTRA_BANDS, ())
+    further = bands - _BANDS_OF_COLOURS.get(entries.get(_COLOURS, 1), 3)
+    has_alpha = further == 1 and extra and extra[0] in _ALPHA
+    if further > 0 and not has_alpha:
+        raise ValueError(f"it has {bands} bands; keep the three that are red, green and blue, and save those")
+
+
+def _why_unknown(source: str | os.PathLike[str] | BinaryIO) -> str:
+    """Why Pillow does not open a file: of a TIFF, its bands."""
+    try:
+        with open(source, "rb") if isinstance(source, str | os.PathLike) else source as file:
+            file.seek(0)
+            head = file.read(8)
+            if head[2:4] == (43).to_bytes(2, "little" if head[:2] == b"II" else "big"):  # of 64 bits
+                head += file.read(8)
+            entries = TiffImagePlugin.ImageFileDirectory_v2(head)
+            file.seek(entries.next)
+            entries.load(file)
+        _check_bands(entries)
+        bands, bits = entries.get(_BANDS, 1), entries.get(258, (1,))
+        return f"a TIFF of {bands} bands of {bits[0]} bits in a form that Pillow does not know; save three of 8 bits"
+    except ValueError as error:
+        return str(error)
+    except Exception:  # no TIFF, or a damaged one
+        return "Pillow knows no format that begins like this"
 
 
 def _count_frames(image: Image.Image) -> int:
@@ -104,14 +159,34 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB; the 16 bits of a deep image keep their upper eight.
+    """An image of any mode as RGB; the 16 bits of a deep image keep their upper eight, what is transparent shows white.
 
-    Raises ValueError for an empty image and for one of floating-point numbers, which PIL would cut off at 255.
+    Raises ValueError for an empty image, for one of floating-point numbers, which PIL would cut off at 255, and for a
+    deep one that does not fill its 16 bits.
     """
     if 0 in image.size:
         raise ValueError(f"image is {image.size} (width, height); it has no pixels")
     if image.mode == "F":
         raise ValueError("image has mode F, floating-point numbers of no known range; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit greyscale, which PIL would clip rather than scale
-        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):  # deep greyscale, which PIL would clip rather than scale
+        levels = np.asarray(image)
+        _check_range(int(levels.min()), int(levels.max()))
+        return Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _check_range(low: int, high: int) -> None:
+    """Refuse levels that are no 16 bits, or that leave so many of them empty that the photo would come out dark."""
+    if low < 0 or high >= _FULL:
+        raise ValueError(
+            f"its levels are {low} to {high}, which are not the 0 to 65535 of 16 bits; save it with 8 bits"
+        )
+    if 0 < high < _FULL // 4:
+        raise ValueError(
+            f"its brightest level is {high} of 65535, as where {high.bit_length()} bits are kept in 16; stretch the "
+            "levels over all 16 bits, or save it with 8"
+        )

@@ -6,18 +6,23 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from data.class_files import CLASS_FILES, MAYBE_CLASS_FILES, Classes, agree, read_classes
 from data.sources.cache import cache_folder, make_once
-from data.sources.hub import SCENE_PARSE_150, HubSource
+from data.sources.columns import NOT_ASKED, Asked
+from data.sources.hub import HOME, SCENE_PARSE_150, HubFile, HubSource
+from data.sources.saved import open_saved, saved_splits
 from data.sources.shards import Rows, Shard, write_shard
-from data.splits import SPLIT_NAMES
+from data.splits import SPLIT_NAMES, split_named
 from data.toy import scenes
 
 
-def open_rows(source: str, split: str) -> list[Rows]:
+def open_rows(source: str, split: str, asked: Asked = NOT_ASKED, lossy: bool = False) -> list[Rows]:
     """The parts that make up one split of a source, in order. What a source is, ``SceneParse150`` says.
 
+    ``asked`` names columns of tables, where they are not to be found out; ``lossy`` lets label maps in folders be JPEG.
     Raises FileNotFoundError for a source without shards, and ValueError for a split that it does not have and for
     shards of which one is missing or contradicts its folder.
     """
@@ -29,26 +34,60 @@ def open_rows(source: str, split: str) -> list[Rows]:
     if not source.strip():
         raise ValueError("the dataset is named ''; it takes a folder, a glob, a dataset on the Hub, or 'toy'")
     if is_folder_dataset(path):
-        return [Folder(path, split)]
+        if asked != NOT_ASKED:
+            raise ValueError(f"{source} is a folder of images, which has no columns; leave out --image-column and such")
+        return [Folder(path, split, lossy)]
+    if saved_splits(path):
+        return list(open_saved(path, split, asked))
     named = HubSource.parse(source)
     if named is None:
-        return _open_local(path, source, split, None)
+        return _open_local(path, source, split, None, asked)
     files = named.list_files()
     if isinstance(files, Path):
-        return _open_local(files, source, split, named.configuration)
+        return _open_local(files, source, split, named.configuration, asked)
     paths = _of_configuration([PurePosixPath(file) for file in files.paths], named.name, named.configuration)
-    return [files.open(str(file)) for file in _of_split(paths, source, split)]
+    return [files.open(str(file), asked) for file in _of_split(paths, source, split)]
 
 
-def _open_local(path: Path, source: str, split: str, configuration: str | None) -> list[Rows]:
+def classes_beside(source: str) -> tuple[Classes | None, list[str]]:
+    """The classes that files beside the data name, if any, and what to say of files that were passed over.
+
+    Raises ValueError for files that contradict each other, or whose name leaves no doubt that they are class files and
+    that are none.
+    """
+    found: list[Classes] = []
+    passed_over: list[str] = []
+    for file in _class_files(source):
+        try:
+            path = file.fetch() if isinstance(file, HubFile) else file
+            found.append(replace(read_classes(path), source=str(file)))
+        except ValueError as error:
+            if Path(str(file)).name in CLASS_FILES:
+                raise
+            passed_over.append(f"{file} is passed over: {error}")
+    return agree(found), passed_over
+
+
+def _class_files(source: str) -> Sequence[Path | HubFile]:
+    if source == "toy" or source in (SCENE_PARSE_150, HOME):
+        return []
+    named = HubSource.parse(source)
+    if named is not None:
+        files = named.list_class_files()
+        return [file for file in files if file.path.count("/") < 2]
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    return [folder / name for name in (*CLASS_FILES, *MAYBE_CLASS_FILES) if (folder / name).is_file()]
+
+
+def _open_local(path: Path, source: str, split: str, configuration: str | None, asked: Asked) -> list[Rows]:
     """The shards of a folder, a single one, or those of a glob, of which only name and last folder tell the split."""
     if path.is_dir():
         below = [PurePosixPath(found.relative_to(path).as_posix()) for found in _shards_below(path)]
         files = _of_configuration(below, source, configuration)
-        return [Shard(path / file) for file in _of_split(files, source, split)]
+        return [Shard(path / file, asked) for file in _of_split(files, source, split)]
     found = [path] if path.is_file() else [Path(each) for each in glob.glob(source, recursive=True)]
     files = [PurePosixPath(each.as_posix()) for each in found if _is_shard(each)]
-    return [Shard(Path(file)) for file in _of_split(files, source, split, by_last_folder=True)]
+    return [Shard(Path(file), asked) for file in _of_split(files, source, split, by_last_folder=True)]
 
 
 def _shards_below(folder: Path) -> list[Path]:
@@ -81,10 +120,11 @@ def _of_split(
         raise ValueError(f"{source}: {strays[0]} belongs to no split that is known; name it or its folder {known}")
     if strays:
         by_split["train"] = strays
-    if split not in by_split:
+    chosen = split if split in by_split else split_named(split)
+    if chosen not in by_split:
         raise _no_split(source, split, by_split)
-    _check_whole(by_split[split], source)
-    return by_split[split]
+    _check_whole(by_split[chosen], source)
+    return by_split[chosen]
 
 
 def _split_of(path: PurePosixPath, by_last_folder: bool) -> str | None:
@@ -100,8 +140,7 @@ def _split_of(path: PurePosixPath, by_last_folder: bool) -> str | None:
 
 
 def _splits_in(words: Iterable[str]) -> set[str]:
-    plain = (re.sub(r"\d+$", "", word.lower()) for word in words)
-    return {SPLIT_NAMES[word] for word in plain if word in SPLIT_NAMES}
+    return {split for word in words if (split := split_named(word))}
 
 
 def _folder_words(folders: Iterable[str]) -> list[str]:

@@ -6,6 +6,7 @@
 
 A slice costs the footers of its shards and the row groups that it touches, through ranged requests; a shard of which
 most is wanted is downloaded whole into the Hub's cache. What was fetched stays, so a second start asks for no data.
+The names of the classes lie beside the shards, or in a repository of their own: owner/name or owner/name/file.json.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -31,14 +32,17 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff  # type: ignore[attr-defined]
 from tqdm import tqdm
 
+from data.class_files import CLASS_FILES, MAYBE_CLASS_FILES
 from data.sources.cache import cache_folder, make_once
+from data.sources.columns import NOT_ASKED, Asked
 from data.sources.prepared import PreparedRows, write_rows
 from data.sources.shards import DAMAGE, RowGroups, Rows, Shard, damaged
 
 SCENE_PARSE_150 = "scene_parse_150"
-_HOME = "zhoubolei/scene_parse_150"
+HOME = "zhoubolei/scene_parse_150"
 _CONVERTED = "refs/convert/parquet"  # where the Hub puts the parquet form of a dataset that has another
 _SOURCE = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(:(?P<configuration>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
+_NAMES_SOURCE = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(/(?P<file>[\w./-]+\.\w+))?(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile("[0-9a-f]{40}")
 _FOOTER_BYTES = 2**16  # asked for at first; more if the footer says that it is longer
 _MOST = 0.5  # beyond this share of a shard, fetching it whole is the quicker way
@@ -61,17 +65,42 @@ class HubSource:
         """The repository that a source names, or None if it can be none, or is something on this machine."""
         if os.path.exists(source):
             return None
-        if source in (SCENE_PARSE_150, _HOME):
-            return cls(_HOME, "scene_parsing", _CONVERTED)
+        if source in (SCENE_PARSE_150, HOME):
+            return cls(HOME, "scene_parsing", _CONVERTED)
         match = _SOURCE.fullmatch(source)
         return cls(match["name"], match["configuration"], match["revision"]) if match else None
 
-    def list_files(self) -> HubFiles | Path:
+    def list_files(self, class_files: Sequence[HubFile] = ()) -> HubFiles | Path:
         """The parquet files at the revision; without one, those of main or, if it has none, of the Hub's conversion.
 
+        Files of class names come with them, those of main with the conversion, too.
         Without network: as they were listed before, or a folder of the Hub's cache. Raises FileNotFoundError for a
         repository or revision that is not there, OSError if it is out of reach and nothing of it is cached.
         """
+        try:
+            commit, names = self._ask_listing()
+        except OutOfReachError as error:
+            return self._listed_before(error)
+        paths = [name for name in names if name.endswith(".parquet")]
+        found = [*class_files, *(HubFile(self.name, commit, name) for name in names if _is_class_file(name))]
+        if not paths and self.revision is None:
+            return HubSource(self.name, self.configuration, _CONVERTED).list_files(found)
+        self._remember(commit, paths, found)
+        return HubFiles(self.name, commit, paths, tuple(found))
+
+    def list_class_files(self) -> list[HubFile]:
+        """The files of class names at the revision; raises what ``list_files`` does."""
+        try:
+            commit, names = self._ask_listing()
+        except OutOfReachError as error:
+            known = self._listed_before(error)
+            return [] if isinstance(known, Path) else list(known.class_files)
+        found = [HubFile(self.name, commit, name) for name in names if _is_class_file(name)]
+        self._remember(commit, [name for name in names if name.endswith(".parquet")], found)
+        return found
+
+    def _ask_listing(self) -> tuple[str, list[str]]:
+        """The commit of the revision, and its files in order."""
         try:
             info = HfApi().dataset_info(self.name, revision=self.revision, timeout=_PATIENCE_SECONDS)
         except RevisionNotFoundError as error:
@@ -85,23 +114,19 @@ class HubSource:
             raise FileNotFoundError(f"{self.name!r} {rule}") from error
         # Each release of the client has another network library, and lets its errors through.
         except Exception as error:
-            return self._listed_before(error)
-        names = [file.rfilename for file in info.siblings or []]
-        commit, paths = str(info.sha), sorted(name for name in names if name.endswith(".parquet"))
-        if not paths and self.revision is None:
-            return HubSource(self.name, self.configuration, _CONVERTED).list_files()
-        if not _COMMIT.fullmatch(commit) or any(Path(path).is_absolute() or ".." in Path(path).parts for path in paths):
+            raise OutOfReachError(type(error).__name__) from error
+        commit, names = str(info.sha), sorted(file.rfilename for file in info.siblings or [])
+        if not _COMMIT.fullmatch(commit) or any(Path(name).is_absolute() or ".." in Path(name).parts for name in names):
             raise OSError(f"the Hub's listing of dataset {self.name!r} makes no sense: commit {commit!r}")
-        self._remember(commit, paths)
-        return HubFiles(self.name, commit, paths)
+        return commit, names
 
     @property
     def _listing(self) -> Path:
         return _cache_of(self.name) / "revisions" / f"{quote(self.revision or 'main', safe='')}.json"
 
-    def _remember(self, commit: str, paths: list[str]) -> None:
+    def _remember(self, commit: str, paths: list[str], class_files: Sequence[HubFile]) -> None:
         """Keep the listing for a start without network; a cache that cannot be written to is no reason to stop."""
-        listed = json.dumps({"commit": commit, "paths": paths})
+        listed = json.dumps({"commit": commit, "paths": paths, "class_files": [list(file) for file in class_files]})
         with suppress(OSError):
             if self._listing.is_file() and self._listing.read_text(encoding="utf-8") == listed:
                 return
@@ -111,13 +136,14 @@ class HubSource:
                 file.write(listed)
             os.replace(unfinished, self._listing)
 
-    def _listed_before(self, error: Exception) -> HubFiles | Path:
+    def _listed_before(self, error: OutOfReachError) -> HubFiles | Path:
         """What is known of the repository without asking the Hub."""
         tried = [self] if self.revision else [self, HubSource(self.name, self.configuration, _CONVERTED)]
         for source in tried:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 known = json.loads(source._listing.read_text(encoding="utf-8"))
-                files = HubFiles(self.name, str(known["commit"]), [str(path) for path in known["paths"]])
+                class_files = tuple(HubFile(*map(str, file)) for file in known.get("class_files", []))
+                files = HubFiles(self.name, str(known["commit"]), [str(path) for path in known["paths"]], class_files)
                 if not constants.HF_HUB_OFFLINE:
                     logger.warning("the Hub is out of reach; using %s as it was listed before", self.name)
                 return files
@@ -129,23 +155,70 @@ class HubSource:
                 logger.warning("the Hub is out of reach; using what its cache holds of %s in %s", self.name, cached)
                 return Path(cached)
         raise OSError(
-            f"cannot reach the Hub for dataset {self.name!r} ({type(error).__name__}), and nothing of it is cached; "
+            f"cannot reach the Hub for dataset {self.name!r} ({error}), and nothing of it is cached; "
             "connect, or pass a folder of shards"
         ) from error
 
 
+class OutOfReachError(Exception):
+    """The Hub did not answer; what the client said of it is the cause."""
+
+
+class HubFile(NamedTuple):
+    """A file of a repository at one commit."""
+
+    repository: str
+    commit: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.repository}/{self.path}"
+
+    def fetch(self) -> Path:
+        """It in the Hub's cache, where it is brought first. Raises OSError where the Hub does not give it."""
+        download = partial(hf_hub_download, self.repository, self.path, repo_type="dataset", revision=self.commit)
+        return Path(_ask(str(self), download))
+
+
+def find_class_file(source: str) -> HubFile | None:
+    """The file of class names that owner/name or owner/name/file.json means; None if ``source`` means neither.
+
+    Raises FileNotFoundError for a repository that has none, and ValueError with those there are where it has several.
+    """
+    match = _NAMES_SOURCE.fullmatch(source)
+    if match is None or os.path.exists(source):
+        return None
+    files = HubSource(match["name"], None, match["revision"]).list_class_files()
+    chosen = [file for file in files if file.path == match["file"]] if match["file"] else files
+    have = ", ".join(file.path for file in files) or "none"
+    if not chosen:
+        wanted = match["file"] or "file of class names such as id2label.json"
+        raise FileNotFoundError(f"dataset {match['name']!r} on the Hub has no {wanted}; it has {have}")
+    if len(chosen) > 1:
+        raise ValueError(
+            f"dataset {match['name']!r} has several files of class names; name one: {match['name']}/<{have}>"
+        )
+    return chosen[0]
+
+
+def _is_class_file(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name in (*CLASS_FILES, *MAYBE_CLASS_FILES) or name.endswith("id2label.json")
+
+
 @dataclass(frozen=True)
 class HubFiles:
-    """The parquet files of a repository at one commit."""
+    """The parquet files of a repository at one commit, and its files of class names."""
 
     name: str
     commit: str
     paths: list[str]
+    class_files: tuple[HubFile, ...] = ()
 
-    def open(self, path: str) -> Rows:
-        """One of them, for any of its rows."""
+    def open(self, path: str, asked: Asked = NOT_ASKED) -> Rows:
+        """One of the former, for any of its rows."""
         whole = try_to_load_from_cache(self.name, path, repo_type="dataset", revision=self.commit)
-        return Shard(Path(whole)) if isinstance(whole, str) else HubShard(self.name, self.commit, path)
+        return Shard(Path(whole), asked) if isinstance(whole, str) else HubShard(self.name, self.commit, path, asked)
 
 
 class HubShard:
@@ -154,15 +227,17 @@ class HubShard:
     Raises ValueError, naming the file, for one that is no shard, and OSError if it cannot be fetched.
     """
 
-    def __init__(self, repository: str, commit: str, path: str) -> None:
+    def __init__(self, repository: str, commit: str, path: str, asked: Asked = NOT_ASKED) -> None:
         self.repository = repository
         self.commit = commit
         self.path = path
         self._folder = _cache_of(repository) / commit / path
         self._metadata = self._read_footer()
-        self.groups = RowGroups(self._metadata, str(self))
+        self._asked = asked
+        self.groups = RowGroups(self._metadata, str(self), self._fetch_raw, asked)
         self.num_rows: int = self._metadata.num_rows
-        self.scene_categories = self.groups.scene_categories
+        self.scene_categories = list(self.groups.columns.scene_categories)
+        self.known = self.groups.columns.known
 
     def __str__(self) -> str:
         return f"{self.repository}/{self.path}"
@@ -173,8 +248,7 @@ class HubShard:
         bytes_of = {group: self._bytes(group) for group in range(len(self.groups.ends))}
         missing = [group for group in wanted if not self._copy(group).exists()]
         if sum(bytes_of[group] for group in missing) > _MOST * sum(bytes_of.values()):
-            download = partial(hf_hub_download, self.repository, self.path, repo_type="dataset", revision=self.commit)
-            return Shard(Path(_ask(str(self), download))).ready(rows)
+            return Shard(HubFile(self.repository, self.commit, self.path).fetch(), self._asked).ready(rows)
         for group in tqdm(missing, f"fetching {self.path}", leave=False, disable=None, unit="row group"):
             make_once(self._copy(group), partial(self._write, group), bytes_of[group])
         return FetchedRows(self, wanted)
@@ -192,7 +266,8 @@ class HubShard:
         return PreparedRows(self._copy(group), str(self), self.scene_categories)
 
     def _copy(self, group: int) -> Path:
-        return self._folder / f"group-{group}.arrow"
+        key = self.groups.columns.key
+        return self._folder / f"group-{group}{key and '-' + key}.arrow"
 
     def _read_footer(self) -> pq.FileMetaData:
         path = make_once(self._folder / "footer", self._fetch_footer)
@@ -213,10 +288,13 @@ class HubShard:
         write_rows(path, [self._fetch(group)])
 
     def _fetch(self, group: int) -> pa.Table:
+        return self.groups.columns.arrange(self._fetch_raw(group, self.groups.columns.names))
+
+    def _fetch_raw(self, group: int, columns: list[str]) -> pa.Table:
         remote = RemoteFile(self.repository, self.commit, self.path, self._span(group))
         try:
             file = pq.ParquetFile(pa.PythonFile(remote), metadata=self._metadata)
-            return file.read_row_group(group, columns=self.groups.columns)
+            return file.read_row_group(group, columns=columns)
         except DAMAGE as error:
             raise damaged(f"{self} breaks off or is damaged in row group {group}", error) from error
 
@@ -239,7 +317,7 @@ class FetchedRows:
     def __init__(self, shard: HubShard, groups: list[int]) -> None:
         self.shard = shard
         self.num_rows = shard.num_rows
-        self.scene_categories = shard.scene_categories
+        self.scene_categories, self.known = shard.scene_categories, shard.known
         self._copies = {group: shard.open_copy(group) for group in groups}
 
     def ready(self, rows: Collection[int]) -> Rows:

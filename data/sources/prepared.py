@@ -7,8 +7,9 @@ cache, and all worker processes share it through the page cache of the system.
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_right
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from data.sources.cache import cache_folder, make_once
+from data.sources.columns import PLAIN, Known
 
 _ENDING = ".arrow"
 
@@ -30,17 +32,22 @@ def version_of(path: Path) -> Version:
     return status.st_size, status.st_mtime_ns
 
 
-def prepare(shard: Path, version: Version, parts: Iterable[pa.Table], num_parts: int, needed_bytes: int) -> Path:
+def prepare(
+    shard: Path, version: Version, parts: Iterable[pa.Table], num_parts: int, needed_bytes: int, key: str = ""
+) -> Path:
     """The copy of a shard as it was at ``version``, written from ``parts`` unless it is there; older copies go.
+
+    ``key`` tells copies of some columns from those of others.
 
     Raises ValueError if the shard has changed meanwhile, and OSError, with the space that the copy takes, where the
     disk is full.
     """
     shard = shard.resolve()
     place = hashlib.sha256(str(shard).encode()).hexdigest()[:16]
-    copy = cache_folder() / "prepared" / place / f"{version[0]}-{version[1]}{_ENDING}"
+    stamp = f"{version[0]}-{version[1]}"
+    copy = cache_folder() / "prepared" / place / f"{stamp}{key and '-' + key}{_ENDING}"
     for stale in copy.parent.glob(f"*{_ENDING}*"):
-        if not stale.name.startswith(copy.name):
+        if not re.match(rf"{stamp}[-.]", stale.name):
             stale.unlink(missing_ok=True)
 
     def make(path: Path) -> None:
@@ -67,10 +74,19 @@ class PreparedRows:
     ``name`` is what they were copied from, for messages. Raises ValueError, naming the file, for one that is damaged.
     """
 
-    def __init__(self, path: Path, name: str, scene_categories: list[str]) -> None:
+    _remedy = "delete it, and it is made anew"
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        scene_categories: Sequence[str] = (),
+        known: Known = PLAIN,
+    ) -> None:
         self.path = path
         self.name = name
-        self.scene_categories = scene_categories
+        self.scene_categories = list(scene_categories)
+        self.known = known
         self._batches = self._map()
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
         self.num_rows = self._ends[-1] if self._ends else 0
@@ -88,7 +104,7 @@ class PreparedRows:
         try:
             values: dict[str, Any] = self._batches[batch].slice(row - first, 1).to_pylist()[0]
         except (IndexError, UnicodeDecodeError, pa.ArrowException) as error:
-            raise ValueError(f"{self.path} is damaged ({error}); delete it, and it is made anew") from error
+            raise ValueError(f"{self.path} is damaged ({error}); {self._remedy}") from error
         return values
 
     def where(self, row: int) -> str:
@@ -97,8 +113,7 @@ class PreparedRows:
 
     def _map(self) -> list[pa.RecordBatch]:
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            batches = self._read_batches(pa.memory_map(str(self.path)))
             for batch in batches:
                 batch.validate(full=True)  # or an offset that is wrong reads beyond the file
             if batches and not {"image", "annotation"} <= set(batches[0].schema.names):
@@ -106,8 +121,12 @@ class PreparedRows:
         except FileNotFoundError as error:
             raise ValueError(f"{self.path} is gone, for {self.name} has changed since; start again") from error
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{self.path} is damaged ({error}); delete it, and it is made anew") from error
+            raise ValueError(f"{self.path} is damaged ({error}); {self._remedy}") from error
         return batches
+
+    def _read_batches(self, file: pa.NativeFile) -> list[pa.RecordBatch]:
+        reader = pa.ipc.open_file(file)
+        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_batches": []}  # mapped again in a spawned process; a forked one shares the mapping

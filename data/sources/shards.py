@@ -1,7 +1,8 @@
 """The parquet shards of SceneParse150, as the Hub has them: what one must hold, how to read a row, how to write one.
 
-A row is ``image`` and ``annotation``, each the encoded bytes of a file and its name, and ``scene_category``. The schema
-metadata that ``datasets`` reads rides along, so what is written here opens there with its features.
+A row is ``image`` and ``annotation``, each the encoded bytes of a file and its name, and ``scene_category``; what they
+are called in a file, data/sources/columns.py finds. The schema metadata that ``datasets`` reads rides along, so what is
+written here opens there with its features.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,9 +19,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.sources.columns import ANNOTATION, IMAGE, NOT_ASKED, Asked, Known, find_columns
 from data.sources.prepared import PreparedRows, prepare, version_of
 
-COLUMNS = ("image", "annotation", "scene_category")
 # What pyarrow raises for damaged files; the last two for rows that a footer promises, and for paths that are no text.
 DAMAGE = (OSError, pa.ArrowException, IndexError, UnicodeDecodeError)
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -35,6 +36,7 @@ class Rows(Protocol):
 
     num_rows: int
     scene_categories: list[str]
+    known: Known
 
     def ready(self, rows: Collection[int]) -> Rows:
         """The same source, brought where each of these rows can be read at once and in any order."""
@@ -52,7 +54,7 @@ class Shard:
     Raises ValueError, naming the file, for one that is no parquet file, lacks a column, or breaks off.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, asked: Asked = NOT_ASKED) -> None:
         self.path = path
         if not path.is_file():
             raise FileNotFoundError(f"no shard {path}; it may have been moved since it was found")
@@ -61,9 +63,10 @@ class Shard:
         self._file: pq.ParquetFile | None = None
         self._groups: OrderedDict[int, pa.Table] = OrderedDict()
         metadata = self._open().metadata
-        self.groups = RowGroups(metadata, str(path))
+        self.groups = RowGroups(metadata, str(path), self._read_raw, asked)
         self.num_rows: int = metadata.num_rows
-        self.scene_categories = self.groups.scene_categories
+        self.scene_categories = list(self.groups.columns.scene_categories)
+        self.known = self.groups.columns.known
 
     def ready(self, rows: Collection[int]) -> Rows:
         """Itself while the rows' groups are few and light; beyond that a copy on disk that gives single rows.
@@ -74,8 +77,9 @@ class Shard:
         if len(wanted) <= _CACHED_GROUPS and sum(self.groups.bytes[group] for group in wanted) <= _CACHED_BYTES:
             return self
         parts = (self._read(group) for group in range(len(self.groups.ends)))
-        copy = prepare(self.path, self._version, parts, len(self.groups.ends), sum(self.groups.bytes))
-        return PreparedRows(copy, str(self.path), self.scene_categories)
+        size = len(self.groups.ends), sum(self.groups.bytes)
+        copy = prepare(self.path, self._version, parts, *size, self.groups.columns.key)
+        return PreparedRows(copy, str(self.path), self.scene_categories, self.known)
 
     def row(self, row: int) -> dict[str, Any]:
         """The columns of one row; its row group is read unless it was read lately."""
@@ -99,8 +103,11 @@ class Shard:
         return f"row {row} in {self.path}"
 
     def _read(self, group: int) -> pa.Table:
+        return self.groups.columns.arrange(self._read_raw(group, self.groups.columns.names))
+
+    def _read_raw(self, group: int, columns: list[str]) -> pa.Table:
         try:
-            table = self._open().read_row_group(group, columns=self.groups.columns)
+            table = self._open().read_row_group(group, columns=columns)
             table.validate(full=True)  # paths that are no text, above all
             return table
         except DAMAGE as error:
@@ -132,17 +139,14 @@ def damaged(what: str, error: Exception) -> Exception:
 class RowGroups:
     """What the footer of a shard tells: where its row groups end, what they weigh, and whether it is a shard at all."""
 
-    def __init__(self, metadata: pq.FileMetaData, name: str) -> None:
+    def __init__(
+        self, metadata: pq.FileMetaData, name: str, read: Callable[[int, list[str]], pa.Table], asked: Asked
+    ) -> None:
         try:
             schema = metadata.schema.to_arrow_schema()
         except DAMAGE as error:
             raise damaged(f"{name} has a damaged schema", error) from error
-        for column in COLUMNS[:2]:
-            if schema.names.count(column) != 1 or not _holds_files(schema.field(column).type):
-                raise ValueError(
-                    f"{name} has the columns {', '.join(schema.names)}; "
-                    "a shard needs image and annotation, each a struct of bytes and path"
-                )
+        self.columns = find_columns(schema, name, lambda columns: _first_row(read, metadata, columns), asked)
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         self.ends = list(accumulate(group.num_rows for group in groups))
         self.bytes = [int(group.total_byte_size) for group in groups]
@@ -154,10 +158,6 @@ class RowGroups:
             raise ValueError(
                 f"{name} has a row group of {max(self.bytes)} bytes; write it with groups below {_MOST_GROUP_BYTES}"
             )
-        self.columns = list(COLUMNS[:2])
-        if schema.names.count(COLUMNS[2]) == 1 and pa.types.is_integer(schema.field(COLUMNS[2]).type):
-            self.columns.append(COLUMNS[2])
-        self.scene_categories = _scene_categories(schema)
 
     def place(self, row: int) -> tuple[int, int]:
         """The row group that a row lies in, and its place in there."""
@@ -167,6 +167,16 @@ class RowGroups:
     def of(self, rows: Collection[int]) -> list[int]:
         """The row groups that hold these rows, in order."""
         return sorted({self.place(row)[0] for row in rows})
+
+
+def _first_row(
+    read: Callable[[int, list[str]], pa.Table], metadata: pq.FileMetaData, columns: list[str]
+) -> dict[str, Any]:
+    for group in range(metadata.num_row_groups):
+        if metadata.row_group(group).num_rows:
+            row: dict[str, Any] = read(group, columns).slice(0, 1).to_pylist()[0]
+            return row
+    return dict.fromkeys(columns)
 
 
 def write_shard(path: Path, rows: Iterable[dict[str, Any]], scene_categories: Sequence[str]) -> None:
@@ -192,26 +202,9 @@ def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
     weight = 0
     for row in rows:
         group.append(row)
-        weight += sum(len((row[column] or {}).get("bytes") or b"") for column in COLUMNS[:2])
+        weight += sum(len((row[column] or {}).get("bytes") or b"") for column in (IMAGE, ANNOTATION))
         if len(group) == _ROWS_PER_GROUP or weight >= _GROUP_BYTES:
             yield group
             group, weight = [], 0
     if group:
         yield group
-
-
-def _holds_files(kind: pa.DataType) -> bool:
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0 or kind.get_field_index("path") < 0:
-        return False
-    encoded, path = kind.field("bytes").type, kind.field("path").type
-    holds_bytes = pa.types.is_binary(encoded) or pa.types.is_large_binary(encoded)
-    return holds_bytes and (pa.types.is_string(path) or pa.types.is_large_string(path) or pa.types.is_null(path))
-
-
-def _scene_categories(schema: pa.Schema) -> list[str]:
-    """The names behind the ``scene_category`` numbers, as far as the metadata has them."""
-    try:
-        entries = json.loads((schema.metadata or {})[b"huggingface"])
-        return [str(name) for name in entries["info"]["features"]["scene_category"]["names"]]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return []

@@ -144,8 +144,9 @@ def test_a_stray_value_is_refused_with_place_value_and_range(rule: LabelRule, va
         ({"num_labels": None}, "num_labels is None"),
         ({"reduce_labels": 1}, "reduce_labels is 1; it must be true or false"),
         ({"binary": None}, "binary is None; it must be true or false"),
-        ({"ignore_index": -1}, "ignore_index is -1; it must be a raw value, 0 to 255, or None"),
-        ({"ignore_index": 256}, "ignore_index is 256"),
+        ({"ignore_index": -1}, "ignore_index is -1; it must be a raw value, 0 to 65535, or several, or None"),
+        ({"ignore_index": 65536}, "ignore_index is 65536"),
+        ({"ignore_index": (255, -1)}, "ignore_index is (255, -1)"),
         ({"ignore_index": False}, "ignore_index is False"),
         ({"binary": True}, "reduce_labels is True but binary masks"),
         ({"binary": True, "reduce_labels": False}, "num_labels is 150 but binary masks have two classes; set it to 2"),
@@ -210,13 +211,80 @@ def test_masks_of_0_and_255_are_background_and_object() -> None:
     assert np.array_equal(read(encode(Image.fromarray(mask.astype(np.uint8) * 255)), BINARY), mask.astype(np.uint8))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16", "I", "F"])
-def test_label_maps_that_can_hold_no_class_ids_are_refused_with_mode_and_remedy(mode: str) -> None:
-    annotation = encode(Image.new(mode, (4, 4)), "TIFF")
+def test_a_label_map_of_floating_point_numbers_is_refused_with_mode_and_remedy() -> None:
     with pytest.raises(
-        ValueError, match=rf"annotation of row 3 in x\.parquet has mode {mode}; .* turn colours into class"
+        ValueError, match=r"annotation of row 3 in x\.parquet has mode F; it needs one channel of whole"
     ):
-        read(annotation)
+        read(encode(Image.new("F", (4, 4)), "TIFF"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_without_a_class_file_are_refused_with_those_there_are_and_what_to_do(mode: str) -> None:
+    annotation = Image.new("RGB", (4, 4)).convert(mode)
+    annotation.paste((128, 0, 0, 255)[: len(mode)], (0, 0, 3, 4))
+    annotation.paste((1, 1, 1, 255)[: len(mode)], (0, 0, 1, 1))
+    with pytest.raises(ValueError, match=rf"has mode {mode} and 3 colours \(\(128, 0, 0\), \(0, 0, 0\), .* class_dict"):
+        read(encode(annotation))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_grey_of_several_channels_is_its_value(mode: str) -> None:
+    labels = np.random.default_rng(1).integers(0, 151, (9, 7), dtype=np.uint8)
+    assert np.array_equal(read(encode(Image.fromarray(labels).convert(mode))), labels)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_a_label_map_with_transparent_pixels_is_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match=rf"has mode {mode} with pixels that are transparent, of no certain class"):
+        read(encode(Image.new(mode, (4, 4))))
+
+
+DEEP = {"I;16": np.uint16, "I": np.int32}
+
+
+@pytest.mark.parametrize(("mode", "form"), [("I;16", "PNG"), ("I;16", "TIFF"), ("I", "TIFF")])
+def test_deep_label_maps_whose_values_fit_are_read(mode: str, form: str) -> None:
+    labels = np.random.default_rng(1).integers(0, 151, (9, 7))
+    picture = Image.fromarray(labels.astype(DEEP[mode]))
+    assert picture.mode == mode
+    assert np.array_equal(read(encode(picture, form)), labels)
+
+
+@pytest.mark.parametrize("value", [256, 257, 511, 65535])
+def test_deep_values_never_wrap(value: int) -> None:
+    labels = np.full((2, 3), 1, np.uint16)
+    labels[1, 2] = value
+    for rule in (SCENE_PARSE_LABELS, LabelRule(ignore_index=255), LabelRule(255, reduce_labels=False)):
+        with pytest.raises(ValueError, match=f"^label map of row 3 in x.parquet holds {value};"):
+            read(encode(Image.fromarray(labels)), rule)
+
+
+def test_a_deep_value_may_be_ignored_or_be_the_object() -> None:
+    labels = np.array([[0, 4, 65535]], np.uint16)
+    rule = LabelRule(5, reduce_labels=False, ignore_index=(255, 65535))
+    assert read(encode(Image.fromarray(labels)), rule).tolist() == [[0, 4, 255]]
+    assert read(encode(Image.fromarray(labels)), BINARY).tolist() == [[0, 1, 1]]
+
+
+def test_sixteen_bits_a_channel_are_refused_as_half_of_them_would_be_lost() -> None:
+    rows = b"".join(b"\0" + bytes([0, 3] * 6) for _ in range(2))
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    packed = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    with pytest.raises(ValueError, match="16 bits a channel, of which half would be lost"):
+        read(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+
+
+def test_jpeg_masks_are_cut_at_half_where_they_are_binary_and_refused_else() -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[6:23, 11:19] = 255
+    stored = encode(Image.fromarray(mask), "JPEG", quality=30)
+    assert len(np.unique(np.asarray(Image.open(io.BytesIO(stored))))) > 2
+    assert np.array_equal(read(stored, BINARY), mask // 255)
+    with pytest.raises(ValueError, match="must be PNG or BMP or TIFF"):
+        read(stored, LabelRule(2, reduce_labels=False, ignore_index=255))
 
 
 def test_a_webp_annotation_is_refused_by_its_format() -> None:

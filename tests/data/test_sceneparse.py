@@ -23,7 +23,7 @@ from orientations import ORIENTATION, UPRIGHT
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from data import SceneParse150, train_test_split
+from data import SceneParse150, decoding, train_test_split
 from data.labels import LabelRule
 from data.sources.shards import write_shard
 from data.toy.scenes import SCENE_CATEGORIES as TOY_CATEGORIES
@@ -366,8 +366,23 @@ def test_a_pickled_dataset_gives_the_same_rows_and_carries_none(tmp_path: Path) 
 @pytest.mark.parametrize("index", [3, 4, -4, 10**9])
 def test_an_index_out_of_range_is_an_index_error(index: int, tmp_path: Path) -> None:
     make_shard(tmp_path / "train.parquet", range(3))
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=rf"no row {index} in SceneParse150\(.*'train': 3 rows\); indices are -3 to 2"):
         SceneParse150(tmp_path)[index]
+
+
+def test_a_slice_is_refused_with_the_ways_that_there_are(tmp_path: Path) -> None:
+    make_shard(tmp_path / "train.parquet", range(3))
+    with pytest.raises(TypeError, match=r"one index at a time; .* a split such as train\[:3\], or .*Subset"):
+        SceneParse150(tmp_path, "train[1:]")[:3]
+
+
+def test_another_rule_reads_the_same_rows(tmp_path: Path) -> None:
+    make_shard(tmp_path / "train.parquet", range(3))
+    dataset = SceneParse150(tmp_path)
+    again = dataset.with_rule(LabelRule(ignore_index=int(label_array(0)[0, 0])))
+    assert np.asarray(again[0][1])[0, 0] == 255
+    assert np.array_equal(np.asarray(dataset[0][1]), label_array(0))
+    assert again[2][0].tobytes() == dataset[2][0].tobytes()
 
 
 def test_negative_indices_count_from_the_end_as_in_a_list(tmp_path: Path) -> None:
@@ -388,7 +403,7 @@ def sixteen_bit() -> Image.Image:
     ("picture", "form"),
     [
         (Image.fromarray(photo_array(0)[:, :, 0]), "PNG"),
-        (Image.fromarray(photo_array(0)[:, :, :2], mode="LA"), "PNG"),
+        (Image.fromarray(photo_array(0)).convert("LA"), "PNG"),
         (Image.fromarray(photo_array(0)).quantize(8), "PNG"),
         (Image.fromarray(photo_array(0)).convert("RGBA"), "PNG"),
         (Image.fromarray(photo_array(0)).convert("CMYK"), "TIFF"),
@@ -407,10 +422,32 @@ def test_images_of_every_mode_come_as_pil_turns_them_to_rgb(picture: Image.Image
     assert image.tobytes() == picture.convert("RGB").tobytes()
 
 
-@pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_sixteen_bit_images_keep_their_upper_eight_bits(form: str, tmp_path: Path) -> None:
-    image, _ = one_row(tmp_path, encode(sixteen_bit(), form))[0]
-    assert np.array_equal(np.asarray(image), np.stack([label_array(0)] * 3, axis=-1))
+def test_photos_are_read_by_the_reader_that_is_handed_in(tmp_path: Path) -> None:
+    one_row(tmp_path, encode(sixteen_bit()))
+    asked: list[tuple[bytes, str]] = []
+
+    def open_photo(encoded: bytes, what: str) -> Image.Image:
+        asked.append((encoded, what))
+        return Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3))
+
+    image, _ = SceneParse150(tmp_path, "train[1:]", open_photo=open_photo)[0]
+    assert image.getpixel((0, 0)) == (1, 2, 3)
+    assert asked == [(encode(sixteen_bit()), f"image of row 1 in {tmp_path / 'train.parquet'}")]
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        encode(sixteen_bit()),
+        encode(Image.new("F", (WIDTH, HEIGHT)), "TIFF"),
+        encode(Image.new("RGBX", (WIDTH, HEIGHT)), "TIFF"),
+        encode(Image.new("RGBA", (WIDTH, HEIGHT))),
+    ],
+    ids=["16 bits", "floats", "a fourth band", "transparent"],
+)
+def test_without_a_reader_only_plain_photos_of_8_bits_are_read(photo: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^image of row 1 in .*train.parquet does not decode \(.*; save it "):
+        one_row(tmp_path, photo)[0]
 
 
 @pytest.mark.parametrize("bits", ["1", "L", "P"])
@@ -433,12 +470,43 @@ def rotated_photo(orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_and_the_annotation_of_its_stored_pixels_turn_upright_together(
-    orientation: int, tmp_path: Path
-) -> None:
+def test_an_annotation_turns_by_an_orientation_of_its_own(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    for form in ("PNG", "TIFF"):
+        annotation = encode(Image.fromarray(label_array(1)), form, exif=exif)
+        image, label_map = one_row(tmp_path, rotated_photo(orientation), annotation)[0]
+        assert np.array_equal(np.asarray(image), UPRIGHT[orientation](photo_array(1)))
+        assert np.array_equal(np.asarray(label_map), UPRIGHT[orientation](label_array(1)))
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4])
+def test_an_annotation_without_an_orientation_is_upright_already(orientation: int, tmp_path: Path) -> None:
     image, label_map = one_row(tmp_path, rotated_photo(orientation))[0]
     assert np.array_equal(np.asarray(image), UPRIGHT[orientation](photo_array(1)))
-    assert np.array_equal(np.asarray(label_map), UPRIGHT[orientation](label_array(1)))
+    assert np.array_equal(np.asarray(label_map), label_array(1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_square_annotation_is_never_turned(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    labels = label_array(1)[:, :HEIGHT]
+    photo = encode(Image.fromarray(np.ascontiguousarray(photo_array(1)[:, :HEIGHT])), exif=exif)
+    _, label_map = one_row(tmp_path, photo, encode(Image.fromarray(np.ascontiguousarray(labels))))[0]
+    assert np.array_equal(np.asarray(label_map), labels)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_an_annotation_that_fits_only_the_stored_pixels_turns_and_that_is_said_once(
+    orientation: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_turned", [])
+    dataset = one_row(tmp_path, rotated_photo(orientation))
+    for _ in range(2):
+        assert np.array_equal(np.asarray(dataset[0][1]), UPRIGHT[orientation](label_array(1)))
+    (record,) = caplog.records
+    assert "has the size of its photo as stored, on its side: it is turned upright with the photo" in record.message
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -508,8 +576,7 @@ def test_the_fault_of_a_later_shard_shows_at_opening(tmp_path: Path) -> None:
     "columns",
     [
         {"image": pa.array([], STRUCT)},
-        {"photo": pa.array([], STRUCT), "annotation": pa.array([], STRUCT)},
-        {"image": pa.array([], pa.binary()), "annotation": pa.array([], STRUCT)},
+        {"image": pa.array([], pa.int64()), "annotation": pa.array([], STRUCT)},
         {"image": pa.array([], STRUCT), "annotation": pa.array([], pa.string())},
     ],
 )
@@ -549,8 +616,8 @@ def test_a_split_that_selects_no_row_is_refused_by_name(split: str, tmp_path: Pa
         (None, encode(Image.new("L", (WIDTH, HEIGHT), 255)), "label map of {} holds 255"),
         (None, encode(Image.new("L", (WIDTH, HEIGHT + 1))), r"annotation of {} is \(6, 5\) but its image \(6, 4\)"),
         (None, encode(Image.new("L", (HEIGHT, WIDTH))), r"annotation of {} is \(4, 6\) but its image \(6, 4\)"),
-        (None, encode(sixteen_bit()), "annotation of {} has mode I;16"),
-        (None, encode(Image.new("RGB", (WIDTH, HEIGHT))), "annotation of {} has mode RGB"),
+        (None, encode(sixteen_bit()), "label map of {} holds 38221"),
+        (None, encode(Image.fromarray(photo_array(0))), "annotation of {} has mode RGB and 24 colours"),
         (None, encode(Image.new("LA", (WIDTH, HEIGHT))), "annotation of {} has mode LA"),
         (None, b"no picture", "annotation of {} does not decode"),
         (None, encode(Image.fromarray(label_array(1)))[:60], "annotation of {} does not decode"),

@@ -1,0 +1,283 @@
+"""The files that say what classes are called and which colours they are drawn in, as tools and data sets write them.
+
+names.txt           a name a line, or an id and a name
+id2label.json       a list of names, {"0": "wall"}, {"wall": 0}, {"wall": [120, 120, 120]}, or a list of objects with
+                    name, id and color
+labelmap.txt        name:r,g,b:parts:actions (CVAT, Pascal VOC)
+class_dict.csv      a table with a header: name, r, g, b, or Idx, Ratio, Name (objectInfo150), in any delimiter
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data.classes import IGNORE_INDEX
+
+Colour = tuple[int, int, int]
+
+# In a folder of data. The first ones are of no other use; a file called like one of the others may be.
+CLASS_FILES = ("id2label.json", "labelmap.txt", "class_dict.csv", "objectInfo150.csv", "objectInfo150.txt")
+MAYBE_CLASS_FILES = (
+    "labels.json", "classes.json", "classes.txt", "class_names.txt", "names.txt", "labels.txt", "_classes.csv",
+)  # fmt: skip
+
+_MOST_NAMES = IGNORE_INDEX
+_ID_HEADS = {"idx", "id", "index", "pixelvalue", "value", "classid", "labelid"}
+_NAME_HEADS = {"name", "class", "label", "classname", "labelname", "category", "classes", "names"}
+_CHANNEL_HEADS = (("r", "red"), ("g", "green"), ("b", "blue"))
+
+
+class Entry(NamedTuple):
+    """What a file says of one class."""
+
+    name: str
+    number: int | None = None
+    colour: Colour | None = None
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a file, in its order, or in that of the ids that it gives.
+
+    ``first_id`` is the lowest of these ids, 0 or 1, and None where the file has none. ``source`` is its name.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...] | None = None
+    first_id: int | None = None
+
+
+def read_label_names(path: Path) -> list[str]:
+    """The names of classes 0, 1, ... from a class file. Raises what ``read_classes`` does, and for ids from 1 on."""
+    classes = read_classes(path)
+    if classes.first_id == 1:
+        raise ValueError(f"label names in {path}: {_no_name(0, len(classes.names))}")
+    return list(classes.names)
+
+
+def read_classes(path: Path) -> Classes:
+    """The classes of a file of one of the forms above; JSON is told by its ending .json.
+
+    Raises ValueError, naming the file, for ids that are not 0 to n - 1 or 1 to n, for a name that is blank or there
+    twice, for a colour that is none or there twice, and for none or more than 255; OSError where it cannot be read.
+    """
+    return parse_classes(read_text(Path(path)), str(path))
+
+
+def parse_classes(text: str, source: str) -> Classes:
+    """The classes in the text of a file; see ``read_classes``."""
+    try:
+        entries = _from_json(text) if source.lower().endswith(".json") else _from_lines(text)
+        return _checked(entries, source)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"label names in {source}: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file; ValueError, naming it, for one in another encoding."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
+def agree(several: Sequence[Classes]) -> Classes | None:
+    """What class files of one set say together: the same names, and colours where one of them has any.
+
+    Raises ValueError, naming two that contradict each other.
+    """
+    together: Classes | None = None
+    for each in several:
+        if together is None:
+            together = each
+            continue
+        names = [[name.strip().casefold() for name in found.names] for found in (together, each)]
+        for what, first, second in (("names", *names), ("colours", together.colours, each.colours)):
+            if first and second and list(first) != list(second):
+                place = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), -1)
+                which = f"class {place} is {first[place]!r} and {second[place]!r}" if place >= 0 else (
+                    f"{len(first)} and {len(second)} of them"
+                )  # fmt: skip
+                raise ValueError(
+                    f"{together.source} and {each.source} contradict each other in their {what}: {which}; remove one, "
+                    "or name the right one as --label-names"
+                )
+        together = replace(together, colours=together.colours or each.colours)
+    return together
+
+
+def ready_made(colours: Iterable[Colour], names: Sequence[str] = ()) -> str:
+    """A class_dict.csv of these colours, to be given the names of the classes; black comes first, as background.
+
+    A line named void is ignored.
+    """
+    lines = ["name,r,g,b"]
+    for i, colour in enumerate(sorted(colours)):
+        usual = "background" if colour == (0, 0, 0) else f"class_{i}"
+        lines.append(",".join(map(str, (names[i] if i < len(names) else usual, *colour))))
+    return "\n".join([*lines, ""])
+
+
+# Text
+
+
+def _from_lines(text: str) -> list[Entry]:
+    lines = [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []
+    bare = [line for line in lines if line and not line.startswith("#")]
+    if bare and all(re.fullmatch(r"[^:]+:\s*(\d+\s*,\s*\d+\s*,\s*\d+)?\s*(:.*)?", line) for line in bare):
+        parts = [line.split(":") for line in bare]
+        return [Entry(name.strip(), None, _colour(colour.strip())) for name, colour, *_ in parts if colour.strip()]
+    if bare and (table := _table(bare)):
+        return table
+    if bare and all(re.fullmatch(r"\d+[\s,:;]+[^\d\s].*", line) for line in bare):
+        found = [re.split(r"[\s,:;]+", line, maxsplit=1) for line in bare]
+        return [Entry(name, int(number)) for number, name in found]
+    return [Entry(line) for line in lines]
+
+
+def _table(lines: list[str]) -> list[Entry]:
+    """The classes of a table whose header names a column of names; none if it has no such header."""
+    delimiter = next((sign for sign in "\t,;|" if sign in lines[0]), None)
+    if delimiter is None:
+        return []
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
+    heads = [re.sub(r"[^a-z]", "", head.lower()) for head in rows[0]]
+    place = {head: i for i, head in reversed(list(enumerate(heads)))}
+    name = next((place[head] for head in heads if head in _NAME_HEADS), None)
+    if name is None:
+        return []
+    number = next((place[head] for head in heads if head in _ID_HEADS), None)
+    channels = [next((place[head] for head in heads if head in names), None) for names in _CHANNEL_HEADS]
+    whole = [i for i, head in enumerate(heads) if head.startswith(("color", "colour", "rgb"))]
+    entries = []
+    for line, row in enumerate(rows[1:], 2):
+        if len(row) < len(heads):
+            raise ValueError(f"line {line} has {len(row)} cells, its header {len(heads)}")
+        cells = [row[i] for i in channels if i is not None]
+        colour = (
+            _colour(",".join(cells)) if len(cells) == 3 else next((c for i in whole if (c := _triple(row[i]))), None)
+        )
+        if number is not None and not row[number].isdigit():
+            raise ValueError(f"line {line} has {row[number]!r} for an id; it must be a whole number")
+        entries.append(Entry(row[name], None if number is None else int(row[number]), colour))
+    short = [entry._replace(name=entry.name.split(";")[0].split(",")[0].strip()) for entry in entries]
+    return short if len({entry.name for entry in short}) == len(entries) else entries
+
+
+def _triple(cell: str) -> Colour | None:
+    """A colour that is written in one cell, as (120, 120, 120) or #787878."""
+    found = re.fullmatch(r"[(\[]?\s*(\d+)[,;\s]+(\d+)[,;\s]+(\d+)\s*[)\]]?", cell)
+    if found:
+        return _colour(",".join(found.groups()))
+    return _colour(cell) if re.fullmatch(r"#[0-9a-fA-F]{6}", cell) else None
+
+
+def _colour(value: Any) -> Colour:
+    """(r, g, b) from three numbers, "r,g,b" or "#rrggbb"."""
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        channels = [int(value[i : i + 2], 16) for i in (1, 3, 5)]
+    elif isinstance(value, str) and re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*){2}", value):
+        channels = [int(channel) for channel in value.split(",")]
+    else:
+        channels = value if isinstance(value, list) else []
+    if len(channels) != 3 or not all(is_integer(channel) and 0 <= channel <= 255 for channel in channels):
+        raise ValueError(f"{value!r} is no colour; it must be three numbers, each 0 to 255")
+    red, green, blue = channels
+    return red, green, blue
+
+
+# JSON
+
+
+def _from_json(text: str) -> list[Entry]:
+    try:
+        entries = json.loads(text, object_pairs_hook=_without_repeats)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if isinstance(entries, dict):
+        for key in ("id2label", "classes", "labels", "categories", "label2id"):
+            if isinstance(entries.get(key), list | dict):
+                entries = entries[key]
+                break
+    if isinstance(entries, list):
+        return [_from_object(each, number) for number, each in enumerate(entries)]
+    if not isinstance(entries, dict):
+        raise ValueError(f"JSON holds a {type(entries).__name__}; it must be a list of names, or ids with names")
+    if entries and all(map(is_integer, entries.values())):
+        return [Entry(name, number) for name, number in entries.items()]
+    if entries and all(isinstance(value, list) and len(value) == 3 for value in entries.values()):
+        return [Entry(name, None, _colour(value)) for name, value in entries.items()]
+    for key in entries:
+        if not (key.isascii() and key.isdigit()):
+            raise ValueError(f"key {key!r} is not a class id; give ids with names, or names with ids")
+    return [_from_object(each, int(key))._replace(number=int(key)) for key, each in entries.items()]
+
+
+def _from_object(each: Any, place: int) -> Entry:
+    if not isinstance(each, dict):
+        return Entry(_text(each, place))
+    name = next((each[key] for key in ("name", "label", "class", "readable", "supercategory") if key in each), None)
+    number = next((each[key] for key in ("id", "index", "value") if is_integer(each.get(key))), None)
+    colour = next((each[key] for key in ("color", "colour", "rgb") if each.get(key) is not None), None)
+    return Entry(_text(name, place), number, None if colour is None else _colour(colour))
+
+
+def _text(name: Any, place: int) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"class {place} has {name!r} for a name; it must be text")
+    return name
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_repeats("key", (key for key, _ in pairs))
+    return dict(pairs)
+
+
+# Whether it can be
+
+
+def _checked(entries: list[Entry], source: str) -> Classes:
+    if not 1 <= len(entries) <= _MOST_NAMES:
+        raise ValueError(f"{len(entries)} names; there must be 1 to {_MOST_NAMES}")
+    first_id = None
+    if any(entry.number is not None for entry in entries):
+        numbers = {entry.number: entry for entry in entries}
+        first_id = 0 if 0 in numbers or 1 not in numbers else 1
+        if missing := [k for k in range(first_id, len(entries) + first_id) if k not in numbers]:
+            missing = [0] if first_id == 1 else missing
+            raise ValueError(_no_name(missing[0], len(entries)))
+        entries = [numbers[k] for k in range(first_id, len(entries) + first_id)]
+    for number, entry in enumerate(entries):
+        if not entry.name.strip():
+            raise ValueError(f"class {number} has a blank name; name every class")
+    _refuse_repeats("name", (entry.name for entry in entries))
+    colours = [entry.colour for entry in entries if entry.colour is not None]
+    if colours and len(colours) < len(entries):
+        bare = next(entry.name for entry in entries if entry.colour is None)
+        raise ValueError(f"class {bare!r} has no colour, and others have; give every class one, or none")
+    _refuse_repeats("colour", map(str, colours))
+    return Classes(source, tuple(entry.name for entry in entries), tuple(colours) or None, first_id)
+
+
+def _no_name(number: int, count: int) -> str:
+    return f"no name for class {number}; the ids of {count} names must be 0 to {count - 1}, each once"
+
+
+def _refuse_repeats(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{what} {name!r} is there twice; each must be there once")
+        seen.add(name)
+
+
+def is_integer(value: object) -> bool:
+    """Whether something is a whole number, which True is not."""
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,457 @@
+"""The layouts in which tools and data sets keep photos and their label maps, and how the files of one are paired.
+
+images/ annotations/                   or masks/, labels/ and the like, each with train/, val/ below or without
+train/images/ train/masks/             the splits above the kinds
+train/ train_labels/                   or trainannot/, train_masks/
+JPEGImages/ SegmentationClass/         with lists in ImageSets/Segmentation/ (Pascal VOC, CVAT)
+leftImg8bit/ gtFine/                   Cityscapes
+0001.jpg 0001_mask.png                 side by side, in one folder or in one for each split
+train.csv, train.txt                   lists of names or of pairs (data/lists.py)
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from data.lists import LIST_ENDINGS, listed_names, listed_pairs
+from data.splits import SPLIT_NAMES, split_named
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".gif", ".avif")
+EXACT_ENDINGS = (".png", ".bmp", ".tif", ".tiff")  # JPEG and WebP blur class ids, GIF numbers them anew
+_JPEG_ENDINGS = (".jpg", ".jpeg", ".jfif")
+_MOST_NAMES = 3  # of files in a message
+
+IMAGES, ANNOTATIONS = "images", "annotations"
+_IMAGE_FOLDERS = (
+    IMAGES, "image", "imgs", "img", "photos", "photo", "jpegimages", "leftimg8bit", "rgb", "inputs", "input",
+)  # fmt: skip
+_LABEL_FOLDERS = (
+    ANNOTATIONS, "annotation", "masks", "mask", "labels", "label", "segmentationclass", "segmentationclassraw",
+    "segmentationclasspng", "gtfine", "gtcoarse", "gt", "gts", "ground_truth", "groundtruth", "segmentation",
+    "segmentations", "targets", "target", "label_maps", "labelmaps",
+)  # fmt: skip
+_LABEL_FOLDER_OF_SPLIT = ("_labels", "_label", "_masks", "_mask", "_annotations", "_annot", "annot", "_gt", "labels")
+_LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "splits", "")
+_LIST_NAMES = ("trainval", "default", "all")  # beside those of splits
+
+
+class Naming(NamedTuple):
+    """What stands around the name that a photo and its label map share."""
+
+    photo: str = "{}"
+    label: str = "{}"
+
+
+_PLAIN = Naming()
+_CITYSCAPES = tuple(
+    Naming("{}_leftImg8bit", "{}_" + kind + ids)
+    for kind in ("gtFine", "gtCoarse")
+    for ids in ("_labelTrainIds", "_labelIds")
+)
+_WORDS = (
+    "mask",
+    "masks",
+    "label",
+    "labels",
+    "L",
+    "gt",
+    "seg",
+    "segmentation",
+    "annotation",
+    "labelTrainIds",
+    "labelIds",
+)
+_NAMINGS = (
+    *_CITYSCAPES,
+    *(Naming(photo, f"{{}}{sign}{word}") for photo in ("{}", "{}_image", "{}_img", "{}_sat", "{}_rgb")
+      for sign in "_-." for word in _WORDS),
+    *(Naming(photo, f"{word}{sign}{{}}") for photo in ("{}", "image_{}", "img_{}", "image-{}", "photo_{}")
+      for sign in "_-" for word in _WORDS[:-2]),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Split:
+    """The folders of one split, and the files that belong to it, where a list names them."""
+
+    images: Path
+    annotations: Path | None
+    names: tuple[Path, list[tuple[int, str]]] | None = None  # a list, and its lines with their numbers
+    listed: list[tuple[str, str | None]] | None = None  # pairs that a list names, below ``images``
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What lies where below a folder: ``about`` is what a run says of it, nothing where it is plain."""
+
+    base: Path
+    about: str
+    splits: dict[str, Split]
+
+
+@dataclass
+class Files:
+    """The files of a split in pairs, relative to its two folders, in the order of the images."""
+
+    pairs: list[tuple[str, str | None]]
+    naming: Naming = field(default_factory=Naming)
+
+
+def find_layout(root: Path) -> Layout:
+    """What lies where in a folder, or in the only one in it.
+
+    Raises FileNotFoundError for one of no known layout, PermissionError for one that cannot be listed, and ValueError
+    for folders and lists that contradict each other.
+    """
+    base = _base(root)
+    images, labels = _kind(base, _IMAGE_FOLDERS), _kind(base, _LABEL_FOLDERS)
+    if images and labels:
+        return _by_kind(base, images, labels)
+    for layout in (_by_split(base), _by_pair_lists(base), _side_by_side(images or base)):
+        if layout is not None:
+            return layout
+    missing = IMAGES if images is None else ANNOTATIONS
+    raise FileNotFoundError(
+        f"{base} has no {missing}/; a folder of images has {IMAGES}/ and {ANNOTATIONS}/, with the same names in both, "
+        "or another layout that data/layouts.py lists"
+    )
+
+
+def is_layout(root: Path) -> bool:
+    """Whether a folder has one of the layouts, whatever may be wrong with it."""
+    try:
+        find_layout(root)
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def pair_files(split: Split, lossy: bool = False) -> Files:
+    """The files of a split, paired by name, or by its list.
+
+    ``lossy`` lets label maps be JPEG, which keeps none but masks. Raises FileNotFoundError for a folder without any
+    image, and ValueError, naming files, for those that do not pair up and for a list that names others.
+    """
+    if split.listed is not None:
+        return Files(split.listed)
+    files = _pair(split, (*EXACT_ENDINGS, *_JPEG_ENDINGS) if lossy else EXACT_ENDINGS)
+    if split.names is not None:
+        files.pairs = _chosen(files, split)
+    return files
+
+
+# What lies where
+
+
+def _base(root: Path) -> Path:
+    """The folder itself or, as archives unpack, the only folder in it, and in that, that has one of the kinds."""
+    base = root
+    for _ in range(3):
+        if not base.is_dir() or _kind(base, _IMAGE_FOLDERS) or _kind(base, _LABEL_FOLDERS):
+            break
+        inner = base / "ADEChallengeData2016"
+        entries = [Path(entry) for entry in list_folder(base)]
+        folders = [inner] if inner.is_dir() else [entry for entry in entries if entry.is_dir()]
+        if len(folders) != 1 or split_named(folders[0].name) or any(ending(e.name) in IMAGE_ENDINGS for e in entries):
+            break
+        base = folders[0]
+    return base if base.is_dir() and (_kind(base, _IMAGE_FOLDERS) or _kind(base, _LABEL_FOLDERS)) else root
+
+
+def _kind(base: Path, names: tuple[str, ...]) -> Path | None:
+    """The folder in here that is called like a kind; of several the one that has images in it.
+
+    Raises ValueError where several have.
+    """
+    if not base.is_dir():
+        return None
+    found = sorted(
+        (Path(entry) for entry in list_folder(base) if entry.is_dir() and entry.name.lower() in names),
+        key=lambda folder: names.index(folder.name.lower()),
+    )
+    if len(found) < 2:
+        return found[0] if found else None
+    filled = [folder for folder in found if any(ending(file) in IMAGE_ENDINGS for file in list_files(folder))]
+    if len(filled) > 1:
+        raise ValueError(
+            f"{base} has {' and '.join(f'{folder.name}/' for folder in filled)}, each with images, and which one is "
+            "meant cannot be told; move the others elsewhere"
+        )
+    return filled[0] if filled else found[0]
+
+
+def _by_kind(base: Path, images: Path, labels: Path) -> Layout:
+    """Kinds above splits, or without any, or with lists."""
+    plain = (images.name, labels.name) == (IMAGES, ANNOTATIONS)
+    about = "" if plain else f"photos in {images.name}/, label maps in {labels.name}/"
+    photos, label_maps = _split_folders(images), _split_folders(labels)
+    if not photos:
+        lists = _lists(base)
+        if not lists:
+            return Layout(base, about, {"train": Split(images, labels)})
+        names = ", ".join(str(file.relative_to(base)) for file in lists.values())
+        about = f"photos in {images.name}/, label maps in {labels.name}/, splits by {names}"
+        return Layout(base, about, {split: _listed(base, file, images, labels) for split, file in lists.items()})
+    if not label_maps or not set(label_maps) <= set(photos):
+        raise ValueError(
+            f"{images} has the splits {', '.join(photos)}, but {labels} has {', '.join(label_maps) or 'none'}; "
+            "give both the same folders, of which annotations may lack some, as test"
+        )
+    annotated = {split: folder for split, folder in label_maps.items() if list_folder(folder)}
+    return Layout(base, about, {split: Split(photos[split], annotated.get(split)) for split in photos})
+
+
+def _by_split(base: Path) -> Layout | None:
+    """Splits above kinds, beside folders of label maps that are called after them, or with both kinds in one folder."""
+    splits: dict[str, Split] = {}
+    said = []
+    folders = {entry.name: Path(entry) for entry in list_folder(base) if entry.is_dir()} if base.is_dir() else {}
+    for name, folder in sorted(folders.items()):
+        if not split_named(name):
+            continue
+        images, labels = _kind(folder, _IMAGE_FOLDERS), _kind(folder, _LABEL_FOLDERS)
+        beside = [folders[name + word] for word in _LABEL_FOLDER_OF_SPLIT if name + word in folders]
+        if images and labels:
+            split, how = Split(images, labels), f"{name}/{images.name}/ with {name}/{labels.name}/"
+        elif len(beside) == 1:
+            split, how = Split(folder, beside[0]), f"{name}/ with {beside[0].name}/"
+        elif alone := _side_by_side(images or folder):
+            split, how = alone.splits["train"], f"{name}/ with both side by side"
+        elif images or (splits and _holds_images(folder)):
+            split, how = Split(images or folder, None), f"{name}/ without label maps"
+        else:
+            continue
+        key = str(split_named(name))
+        if key in splits:
+            raise ValueError(f"{base} has {splits[key].images} and {name}, which mean the same split; make them one")
+        splits[key] = split
+        said.append(how)
+    if all(split.annotations is None for split in splits.values()):
+        return None
+    return Layout(base, "; ".join(said), {s: splits[s] for s in ("train", "validation", "test") if s in splits})
+
+
+def _side_by_side(folder: Path) -> Layout | None:
+    """Photos and label maps in one folder, told apart by the names of the latter."""
+    if not folder.is_dir() or any(entry.is_dir() for entry in list_folder(folder)):
+        return None
+    stems = [_stem(file) for file in list_files(folder) if ending(file) in IMAGE_ENDINGS]
+    if _find_naming(stems, stems, folder) == _PLAIN:
+        return None
+    return Layout(folder, f"photos and label maps side by side in {folder.name}/", {"train": Split(folder, folder)})
+
+
+def _by_pair_lists(base: Path) -> Layout | None:
+    """Lists of pairs alone."""
+    lists = _lists(base) if base.is_dir() else {}
+    if not lists:
+        return None
+    splits = {split: Split(base, base, None, listed_pairs(file, base)) for split, file in lists.items()}
+    return Layout(base, f"pairs by {', '.join(str(file.relative_to(base)) for file in lists.values())}", splits)
+
+
+def list_layout(file: Path) -> Layout:
+    """The layout that a list of pairs is by itself, with its splits if a column tells them."""
+    from data.lists import listed_by_split
+
+    splits = {split: Split(file.parent, file.parent, None, pairs) for split, pairs in listed_by_split(file).items()}
+    return Layout(file.parent, f"pairs by {file.name}", splits)
+
+
+def _lists(base: Path) -> dict[str, Path]:
+    """The lists of splits below a folder, by split."""
+    for name in _LIST_FOLDERS:
+        folder = base / name
+        if not folder.is_dir():
+            continue
+        files = [Path(entry) for entry in list_folder(folder) if ending(entry.name) in LIST_ENDINGS]
+        found: dict[str, Path] = {}
+        for file in sorted(files):
+            split = split_named(file.stem) or (file.stem.lower() if file.stem.lower() in _LIST_NAMES else None)
+            if split in found:
+                raise ValueError(f"{folder} has {found[str(split)].name} and {file.name} for one split; remove one")
+            if split:
+                found[split] = file
+        if found:
+            only = next(iter(found.values()))
+            return {"train": only} if len(found) == 1 and only.stem.lower() in _LIST_NAMES else found
+    return {}
+
+
+def _listed(base: Path, file: Path, images: Path, labels: Path) -> Split:
+    names = listed_names(file)
+    if names is None:
+        return Split(base, base, None, listed_pairs(file, base))
+    return Split(images, labels, (file, names))
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The folders in here that are called like a split, by split; empty if none is, and then all is one split."""
+    entries = [entry for entry in list_folder(folder) if entry.is_dir() or ending(entry.name) in IMAGE_ENDINGS]
+    named = sorted(entry.name for entry in entries if entry.is_dir() and split_named(entry.name))
+    others = sorted(entry.name for entry in entries if entry.name not in named)
+    if named and others:
+        raise ValueError(
+            f"{folder} has the splits {', '.join(named)} and beside them {_first(others)}; move all files into splits"
+        )
+    by_split = {str(split_named(name)): folder / name for name in named}
+    if len(by_split) < len(named):
+        if all(name.lower() in SPLIT_NAMES for name in named) or not any(name[-1:].isdigit() for name in named):
+            raise ValueError(f"{folder} has {', '.join(named)}, two of which mean the same split; make them one")
+        return {name.lower(): folder / name for name in named}  # train2014 and train2017, to be named in full
+    return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
+
+
+# Which belong together
+
+
+def _pair(split: Split, endings: tuple[str, ...]) -> Files:
+    """The relative paths of every image and its annotation, in the order of the images; None where there are none."""
+    images, annotations = split.images, split.annotations
+    pictures = [file for file in list_files(images) if ending(file) in IMAGE_ENDINGS]
+    if not pictures:
+        raise FileNotFoundError(f"no image under {images}; the endings of images are {' '.join(IMAGE_ENDINGS)}")
+    files = list_files(annotations) if annotations else []
+    exact = [file for file in files if ending(file) in endings]
+    naming = _find_naming(map(_stem, pictures), map(_stem, exact), images) if annotations else _PLAIN
+    if annotations == images:
+        pictures = [file for file in pictures if _key(file, naming.label) is None]
+    photos, label_maps = _by_key(pictures, naming.photo), _by_key(exact, naming.label)
+    _prefer_exact(label_maps)
+    others = _by_key((file for file in files if ending(file) not in endings), naming.label)
+    alone = [key for key in photos if annotations and key not in label_maps]
+    problems = {
+        "images that differ only in their ending": [" and ".join(two) for two in photos.values() if len(two) > 1],
+        "annotations that differ only in their ending": [" and ".join(x) for x in label_maps.values() if len(x) > 1],
+        "images without annotation": [photos[key][0] for key in alone if key not in others]
+        + [file for file in pictures if _key(file, naming.photo) is None],
+        "annotations without image": [label_maps[key][0] for key in label_maps if key not in photos],
+        "annotations that are no PNG, BMP or TIFF, which alone keep class ids": [
+            others[key][0] for key in alone if key in others
+        ],
+    }
+    found = [f"{len(names)} {kind} ({_first(names)})" for kind, names in problems.items() if names]
+    if found:
+        rule = "an image and its annotation have the same path and name, but for the ending"
+        raise ValueError(f"{images} and {annotations or 'no annotations'}: {'; '.join(found)}; {rule}")
+    return Files([(names[0], label_maps[key][0] if annotations else None) for key, names in photos.items()], naming)
+
+
+def _chosen(files: Files, split: Split) -> list[tuple[str, str | None]]:
+    """The pairs whose names a list has, in its order. Raises ValueError for names that are no file's."""
+    assert split.names is not None
+    file, lines = split.names
+    by_key = {_key(photo, files.naming.photo): (photo, label) for photo, label in files.pairs}
+    by_name: dict[str, list[tuple[str, str | None]]] = {}
+    for key, each in by_key.items():
+        by_name.setdefault(os.path.basename(str(key)), []).append(each)
+    chosen: list[tuple[str, str | None]] = []
+    gone: list[str] = []
+    for number, name in lines:
+        stem = _stem(name) if ending(name) in IMAGE_ENDINGS else unicodedata.normalize("NFC", name)
+        stem = stem.lstrip("./").removeprefix(f"{split.images.name}/")
+        named = by_name.get(os.path.basename(stem), [])
+        pair = by_key.get(stem) or (named[0] if len(named) == 1 else None)
+        if pair is None:
+            gone.append(f"line {number}, {name!r}")
+        else:
+            chosen.append(pair)
+    if gone or not chosen:
+        what = f"{len(gone)} names of no image in {split.images} ({_first(gone)})" if gone else "no name"
+        raise ValueError(
+            f"{file} has {what}; a list has the name of an image in every line, with its ending or without"
+        )
+    return chosen
+
+
+def _find_naming(photos: Iterable[str], label_maps: Iterable[str], folder: Path) -> Naming:
+    """How label maps are called after photos: alike, if any is, or in the way that most of them are.
+
+    Raises ValueError where two ways fit equally many.
+    """
+    photo_stems, label_stems = set(photos), set(label_maps)
+    if photo_stems != label_stems and photo_stems & label_stems:
+        return _PLAIN
+    counts: dict[Naming, int] = {}
+    for naming in _NAMINGS:
+        keys = {key for stem in label_stems if (key := _key(stem, naming.label)) is not None}
+        if keys:
+            counts[naming] = len(keys & {_key(stem, naming.photo) for stem in photo_stems})
+    most = max(counts.values(), default=0)
+    best = [naming for naming, count in counts.items() if count == most and most]
+    if len({naming.label for naming in best}) > 1 and not set(best) <= {*_CITYSCAPES}:
+        ways = " and ".join(naming.label.format("...") for naming in best[:2])
+        raise ValueError(
+            f"label maps of {folder} are called {ways}, equally often; move those elsewhere that are not meant"
+        )
+    return best[0] if best else _PLAIN
+
+
+def _key(file: str, form: str) -> str | None:
+    """The name that a file shares with its partner; None if it is not called in this form."""
+    stem = file if form == "{}" and not ending(file) else _stem(file) if ending(file) else file
+    folder, name = os.path.split(stem)
+    before, _, after = form.partition("{}")
+    if not (name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)):
+        return None
+    return os.path.join(folder, name[len(before) : len(name) - len(after)])
+
+
+def _by_key(files: Iterable[str], form: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for file in files:
+        if (key := _key(file, form)) is not None:
+            found.setdefault(key, []).append(file)
+    return found
+
+
+def _prefer_exact(label_maps: dict[str, list[str]]) -> None:
+    """Where JPEG is allowed, a PNG beside it is the label map."""
+    for key, files in label_maps.items():
+        if exact := [file for file in files if ending(file) in EXACT_ENDINGS]:
+            label_maps[key] = exact
+
+
+def _stem(file: str) -> str:
+    """A path without its ending; composed, as macOS writes an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", os.path.splitext(file)[0])
+
+
+def ending(file: str) -> str:
+    """The ending of a path, in lower case."""
+    return os.path.splitext(file)[1].lower()
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(ending(file) in IMAGE_ENDINGS for file in list_files(folder))
+
+
+def list_files(folder: Path) -> list[str]:
+    """The paths of all files in here and deeper, relative, with "/", in lexicographic order."""
+    files = []
+    for entry in list_folder(folder):
+        if entry.is_dir():
+            files += [f"{entry.name}/{file}" for file in list_files(folder / entry.name)]
+        else:
+            files.append(entry.name)
+    return sorted(files)
+
+
+def list_folder(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder and not hidden, as macOS hides a ._x beside each x."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except PermissionError as error:
+        raise PermissionError(f"folder {folder} cannot be listed; it must be readable to you") from error

@@ -1,0 +1,121 @@
+"""Lists of photos, or of photos with their label maps: text or CSV, with any delimiter, with a header or without."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from data.class_files import read_text
+from data.sources.columns import IMAGE_NAMES, LABEL_NAMES
+from data.splits import split_named
+
+LIST_ENDINGS = (".txt", ".csv", ".tsv", ".lst")
+_SPLIT_HEADS = {"split", "set", "subset", "partition", "fold"}
+_PATH_HEADS = re.compile(r"_?(path|paths|file|files|filename|file_name|name|url)$")
+
+Pairs = list[tuple[str, str | None]]
+Row = tuple[int, list[str]]  # a line's number and its cells
+
+
+def listed_names(file: Path) -> list[tuple[int, str]] | None:
+    """The names in a list of one column, with the numbers of their lines; None for one of several columns."""
+    rows = _rows(file)
+    if any(len(cells) > 1 for _, cells in rows):
+        return None
+    heads = {_head(cell) for _, cells in rows[:1] for cell in cells}
+    return [(number, cells[0]) for number, cells in (rows[1:] if heads & (IMAGE_NAMES | {"name"}) else rows)]
+
+
+def listed_pairs(file: Path, base: Path) -> Pairs:
+    """The pairs of paths in a list, relative to ``base`` where they lie there.
+
+    Raises ValueError for columns that cannot be told and, with their lines, for files that are gone.
+    """
+    return [pair for pairs in _by_split(file, base).values() for pair in pairs]
+
+
+def listed_by_split(file: Path) -> dict[str, Pairs]:
+    """The pairs of a list by the split that a column of it tells; without one, by its name, or all as train."""
+    found = _by_split(file, file.parent)
+    return {split or split_named(file.stem) or "train": pairs for split, pairs in found.items()}
+
+
+def _by_split(file: Path, base: Path) -> dict[str, Pairs]:
+    rows = _rows(file)
+    photo, label, split, has_header = _columns(rows, file, base)
+    found: dict[str, Pairs] = {}
+    gone = []
+    for number, cells in rows[has_header:]:
+        if len(cells) <= max(photo, label, split or 0):
+            raise ValueError(f"line {number} of {file} has {len(cells)} cells; others have {len(rows[0][1])}")
+        paths = [_find(cells[place], file, base) for place in (photo, label)]
+        gone += [f"line {number}, {cells[p]!r}" for p, path in zip((photo, label), paths, strict=True) if not path]
+        word = "" if split is None else split_named(cells[split]) or cells[split]
+        found.setdefault(word, []).append((paths[0] or "", paths[1] or ""))
+    if gone:
+        more = ", ..." if len(gone) > 3 else ""
+        raise ValueError(
+            f"{file} names {len(gone)} files that are not there ({'; '.join(gone[:3])}{more}); mend the list"
+        )
+    return found
+
+
+def _columns(rows: list[Row], file: Path, base: Path) -> tuple[int, int, int | None, bool]:
+    """The places of photo, label map and split, and whether the first line is a header."""
+    heads = [_head(cell) for cell in rows[0][1]]
+    split = next((i for i, head in enumerate(heads) if head in _SPLIT_HEADS), None)
+    photos = [i for i, head in enumerate(heads) if head in IMAGE_NAMES]
+    labels = [i for i, head in enumerate(heads) if head in LABEL_NAMES]
+    if len(photos) == len(labels) == 1:
+        return photos[0], labels[0], split, True
+    has_header = not any(_find(cell, file, base) for cell in rows[0][1])
+    first = rows[1] if has_header and len(rows) > 1 else rows[0]
+    places = [i for i, cell in enumerate(first[1]) if _find(cell, file, base)]
+    if len(photos) > 1 or len(labels) > 1 or len(places) != 2:
+        shown = ", ".join(rows[0][1])
+        raise ValueError(
+            f"{file} has {len(places)} columns of files that are there ({shown}); a list of pairs has two, of photos "
+            "and of label maps, in this order or under a header such as image,mask"
+        )
+    return places[0], places[1], split if has_header else None, has_header
+
+
+def _find(cell: str, file: Path, base: Path) -> str | None:
+    """The path that a cell means, from the folder of the data or of the list; relative if it lies in the former."""
+    if not cell:
+        return None
+    for path in (base / cell, file.parent / cell, base / cell.lstrip("/")):
+        if path.is_file():
+            return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+    return None
+
+
+def _rows(file: Path) -> list[Row]:
+    """The lines that hold anything, each in cells. Raises ValueError for a list without any."""
+    lines = [(number, line) for number, line in enumerate(read_text(file).splitlines(), 1) if line.strip()]
+    lines = [(number, line) for number, line in lines if not line.startswith("#")]
+    if not lines:
+        raise ValueError(f"{file} lists nothing; it takes the name of an image, or a pair of paths, in every line")
+    delimiter = _delimiter([line for _, line in lines])
+    if delimiter is None:
+        return [(number, [line.strip()]) for number, line in lines]
+    rows = csv.reader((line for _, line in lines), delimiter=delimiter, skipinitialspace=True)
+    return [(number, [cell.strip() for cell in cells]) for (number, _), cells in zip(lines, rows, strict=True)]
+
+
+def _delimiter(lines: list[str]) -> str | None:
+    """The sign between the cells: one that every line has equally often; None for lists of one column."""
+    for sign in "\t;,| ":
+        try:
+            counts = {len(row) for row in csv.reader(lines[:50], delimiter=sign, skipinitialspace=True)}
+        except csv.Error:
+            continue
+        if len(counts) == 1 and counts != {1}:
+            return sign
+    return None
+
+
+def _head(cell: str) -> str:
+    """What the header of a column says, without words such as path."""
+    return _PATH_HEADS.sub("", re.sub(r"[^a-z0-9]+", "_", cell.lower()).strip("_")) or "name"
