@@ -53,13 +53,13 @@ from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, full
 from segformer.config import variant_of
 from segformer.console import speak_plainly
 from segformer.machine import peak_memory_mib
-from segformer.pages.record import class_table
 from segformer.pages.report import REPORT_NAME, build_report, refresh_report
 from segformer.pages.samples import Shown
+from segformer.provenance import provenance
 from segformer.segmenter import choose_device, processor_of
 from segformer.training.arguments import parse_arguments
 from segformer.training.checkpoints import check_finite, rotate_checkpoints, save_checkpoint, whole_checkpoint
-from segformer.training.description import RunDescription, write_results
+from segformer.training.description import RunDescription, class_table, write_results
 from segformer.training.history import History, Plan, duration
 from segformer.training.interrupts import Interrupted, StopRequest
 from segformer.training.precision import amp_dtype, autocast
@@ -392,8 +392,9 @@ def describe(
     config: TrainConfig, model: Segformer, processor: ImageProcessor, plan: Plan, num_eval_rows: int
 ) -> RunDescription:
     """What a run knows of itself before its first step, for its report and its model card."""
+    settings = shareable(asdict(config))
     return RunDescription(
-        settings=shareable(asdict(config)),
+        settings=settings,
         class_names=[name.strip() for name in model.config.id2label.values()],
         model=f"SegFormer-{(variant_of(model.config) or 'custom').upper()}",
         parameters=model.num_parameters,
@@ -401,6 +402,7 @@ def describe(
         eval_images=num_eval_rows,
         image_size=list(processor.size),
         total_steps=plan.total_steps,
+        provenance=provenance(settings["checkpoint"], model.load_report.path),
     )
 
 
@@ -585,9 +587,9 @@ class Run:
     def tell(self) -> None:
         """The scores as a file, the report once more with them, and the table of classes on the terminal."""
         results = self.history.results
-        write_results(self.output_dir, self.history.step, results)
+        write_results(self.output_dir, self.history.step, results, self.about)
         build_report(self.output_dir)
-        print(class_table(results, self.model.config.id2label))
+        print(class_table(results, self.about.class_names))
         print(f"mean IoU {results['eval_mean_iou']:.4f} in {self.output_dir}, see {REPORT_NAME} there")
 
     def publish(self) -> None:

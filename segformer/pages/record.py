@@ -47,6 +47,11 @@ class RunRecord:
         return cls(output_dir.resolve().name, history, results, names[:_MOST_CLASSES], samples, about)
 
     @property
+    def is_evaluation(self) -> bool:
+        """Whether nothing was trained: the run only scored a checkpoint."""
+        return bool(self.about.settings.get("eval_only"))
+
+    @property
     def last_step(self) -> int:
         return self.history[-1]["step"] if self.history else 0
 
@@ -117,10 +122,11 @@ def headline(record: RunRecord) -> dict[str, str]:
     """The few numbers that one looks for first, by what they are; those that are not known are left out."""
     closing, results, total = record.closing, record.results, record.about.total_steps
     going_on = f" of {total:,}" if total and not closing else ""
+    steps = f"{record.last_step:,}{going_on}" if record.history and not record.is_evaluation else ""
     numbers = {
         "mean IoU": score_text(as_number(results.get("eval_mean_iou"))),
         "pixel accuracy": score_text(as_number(results.get("eval_overall_accuracy"))),
-        "steps": f"{record.last_step:,}{going_on}" if record.history else "",
+        "steps": steps,
         _runtime_name(closing): _duration(as_number(closing.get("train_runtime"))),
         "training images a second": _rate(as_number(closing.get("train_samples_per_second"))),
     }
@@ -142,16 +148,10 @@ def facts(record: RunRecord) -> dict[str, str]:
         "Scores": _protocol(record),
         "Best": _best(record),
         "Machine": _resources(record.closing),
+        "Weights": _origin(about.provenance),
+        "Made": _made(about.provenance),
     }
     return {name: text for name, text in said.items() if text}
-
-
-def class_table(results: Mapping[str, Any], names: Mapping[int, str]) -> str:
-    """IoU and accuracy of every class that was there to score, best first, as aligned lines."""
-    ious, accuracies = results["eval_per_category_iou"], results["eval_per_category_accuracy"]
-    scored = sorted((k for k in range(len(ious)) if not math.isnan(ious[k])), key=lambda k: -ious[k])
-    lines = [f"{'class':<24}{'IoU':>8}{'accuracy':>10}"]
-    return "\n".join(lines + [f"{names[k].strip():<24}{ious[k]:>8.3f}{accuracies[k]:>10.3f}" for k in scored])
 
 
 def _parameters(count: int) -> str:
@@ -182,6 +182,23 @@ def _resources(closing: Mapping[str, Any]) -> str:
         f"{percent_text(waiting)} of the time waiting for data" if math.isfinite(waiting) else "",
     ]
     return ", ".join(part for part in told if part)
+
+
+def _origin(provenance: Mapping[str, Any]) -> str:
+    """Which weights the run began with, told from others of the same name."""
+    told = [str(provenance.get(name) or "") for name in ("checkpoint", "checkpoint_commit", "weights_sha256")]
+    name, commit, digest = told
+    parts = [name, f"commit {commit[:12]}" if commit else "", f"SHA-256 {digest[:16]}" if digest else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _made(provenance: Mapping[str, Any]) -> str:
+    """When, on which machine, with which versions."""
+    versions = provenance.get("versions")
+    listed = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
+    commit = str(provenance.get("commit") or "")
+    parts = [str(provenance.get("date") or "")[:16].replace("T", " "), str(provenance.get("machine") or ""), *listed]
+    return ", ".join(part for part in [*parts, f"commit {commit[:12]}" if commit else ""] if part)
 
 
 def _best(record: RunRecord) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from segformer.training.history import without_nan
 
 DESCRIPTION_NAME = "run.json"
 RESULTS_NAME = "eval_results.json"
+CLASSES_NAME = "classes.csv"
 LAST_STEP = 2**53  # the last whole number that a script can count
 
 
@@ -28,6 +32,8 @@ class RunDescription:
     eval_images: int = 0
     image_size: list[int] = field(default_factory=list)  # height and width that the model sees
     total_steps: int = 0
+    labels: dict[str, Any] = field(default_factory=dict)  # what the values of its label maps mean
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def save(self, output_dir: Path) -> None:
         """Write ``run.json``."""
@@ -41,10 +47,34 @@ class RunDescription:
         return cls(**{name: held[name] for name, kind in kinds.items() if _is(held.get(name), kind)})
 
 
-def write_results(output_dir: Path, step: int, results: Mapping[str, Any]) -> None:
-    """Write the scores of a step as ``eval_results.json``."""
-    text = json.dumps(without_nan({"step": step, **results}), indent=2)
-    write_atomically(output_dir / RESULTS_NAME, text + "\n")
+def write_results(output_dir: Path, step: int, results: Mapping[str, Any], about: RunDescription) -> None:
+    """Write the scores of a step as ``eval_results.json``, and those of every class as ``classes.csv``."""
+    told = {"step": step, **results, "settings": about.settings, "provenance": about.provenance}
+    write_atomically(output_dir / RESULTS_NAME, json.dumps(without_nan(told), indent=2) + "\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["id", "class", "iou", "accuracy", "share"])
+    columns = [results[f"eval_per_category_{name}"] for name in ("iou", "accuracy", "share")]
+    for k, (name, *scores) in enumerate(zip(about.class_names, *columns, strict=True)):
+        writer.writerow([k, name, *("" if math.isnan(score) else f"{score:.6f}" for score in scores)])
+    write_atomically(output_dir / CLASSES_NAME, table.getvalue())
+
+
+def class_table(results: Mapping[str, Any], names: Sequence[str], most: int = 16) -> str:
+    """IoU and accuracy of the classes that occur, best first, as aligned lines; of many, the best and the worst."""
+    ious, accuracies, shares = (results[f"eval_per_category_{name}"] for name in ("iou", "accuracy", "share"))
+    occurring = sorted((k for k in range(len(ious)) if shares[k] > 0), key=lambda k: -ious[k])
+    lines = [f"{'class':<24}{'IoU':>8}{'accuracy':>10}{'share':>8}"]
+    for k in occurring:
+        lines.append(f"{names[k]:<24.24}{ious[k]:>8.3f}{accuracies[k]:>10.3f}{shares[k]:>8.1%}")
+    if len(occurring) > most:
+        left_out = len(occurring) - most
+        lines[1 + most // 2 : -(most // 2)] = [f"... {left_out} more in {CLASSES_NAME} ..."]
+    only_predicted = sum(iou == 0 and share == 0 for iou, share in zip(ious, shares, strict=True))
+    if only_predicted:
+        s, are = ("", "is") if only_predicted == 1 else ("es", "are")
+        lines.append(f"{only_predicted} class{s} {are} predicted that do not occur; each counts with IoU 0")
+    return "\n".join(lines)
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def test_output_folder_holds_model_results_log_card_and_checkpoints(settings: di
         "preprocessor_config.json",
         "README.md",
         "eval_results.json",
+        "classes.csv",
         "log.jsonl",
         "samples.png",
         "samples",
