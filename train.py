@@ -58,7 +58,7 @@ from segformer.pages.samples import Shown
 from segformer.provenance import provenance
 from segformer.segmenter import choose_device, processor_of
 from segformer.training.arguments import parse_arguments
-from segformer.training.checkpoints import check_finite, rotate_checkpoints, save_checkpoint, whole_checkpoint
+from segformer.training.checkpoints import refuse_broken, rotate_checkpoints, save_checkpoint, whole_checkpoint
 from segformer.training.description import RunDescription, class_table, write_results
 from segformer.training.history import History, Plan, duration
 from segformer.training.interrupts import Interrupted, StopRequest
@@ -546,7 +546,7 @@ class Run:
             history.note_best()
         if not self.ranks.is_writer:
             return
-        check_finite(self.model, step)
+        refuse_broken(self.model, step)
         state = {
             "rows_per_step": self.plan.rows_per_step,
             "rows": self.rows,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -35,3 +35,20 @@ def is_plain(value: object) -> bool:
         and not value.is_quantized
         and value.untyped_storage().nbytes() >= value.nbytes
     )
+
+
+class NonFiniteError(ValueError):
+    """Weights that hold NaN or infinity, or variances below 0."""
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise NonFiniteError, naming the first tensor, for weights that are not numbers and give nonsense for answers."""
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            count = int((~tensor.isfinite()).sum())
+            raise NonFiniteError(
+                f"{count} of the {tensor.numel()} values of {name} are not finite; its training diverged, or the file "
+                "is damaged"
+            )
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise NonFiniteError(f"{name} holds variances below 0, whose roots are no numbers; the file is damaged")

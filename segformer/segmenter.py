@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 from segformer import fullres, pictures
+from segformer.files import check_finite
 from segformer.model import Segformer
 from segformer.photos import Photo, as_photo
 from segformer.processor import ImageProcessor
 from segformer.views import Box, SlidingLogits, Views, mirrored_logits
-from segformer.weights.pretrained import check_finite
 
 Logits = Tensor | fullres.LogitRows
 Result = TypeVar("Result")

@@ -136,7 +136,7 @@ def whole_checkpoint(output_dir: Path, step: int | None) -> Path | None:
     return folder
 
 
-def check_finite(model: nn.Module, step: int) -> None:
+def refuse_broken(model: nn.Module, step: int) -> None:
     """Refuse to save a model that is broken; the last checkpoint stays what it was."""
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():

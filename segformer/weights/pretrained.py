@@ -14,7 +14,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from segformer.config import VARIANTS, SegformerConfig, named_classes, read_config
-from segformer.files import CONFIG_NAME, WEIGHTS_NAME, write_atomically
+from segformer.files import CONFIG_NAME, WEIGHTS_NAME, NonFiniteError, check_finite, write_atomically
 from segformer.weights import dialects
 from segformer.weights.formats import read_tensors
 from segformer.weights.hub import ModelFiles
@@ -54,10 +54,6 @@ class LoadReport:
             (self.unexpected, "of no use to this model, left out"),
         )
         return [f"{len(names)} tensors {meaning}: {_brief(names)}" for names, meaning in kinds if names]
-
-
-class NonFiniteError(ValueError):
-    """Weights that hold NaN or infinity, or variances below 0."""
 
 
 @dataclass(frozen=True)
@@ -188,19 +184,6 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, allow_new_classifier:
     for line in report.lines():
         logger.warning("%s: %s", checkpoint.path, line)
     return report
-
-
-def check_finite(model: nn.Module) -> None:
-    """Raise NonFiniteError, naming the first tensor, for weights that are not numbers and give nonsense for answers."""
-    for name, tensor in model.state_dict().items():
-        if not tensor.isfinite().all():
-            count = int((~tensor.isfinite()).sum())
-            raise NonFiniteError(
-                f"{count} of the {tensor.numel()} values of {name} are not finite; its training diverged, or the file "
-                "is damaged"
-            )
-        if name.endswith("running_var") and bool((tensor < 0).any()):
-            raise NonFiniteError(f"{name} holds variances below 0, whose roots are no numbers; the file is damaged")
 
 
 def check_fit(model: nn.Module, checkpoint: Checkpoint, allow_new_classifier: bool) -> tuple[list[str], list[str]]:
