@@ -11,45 +11,52 @@ segformer/predictions.py names and writes them.
 from __future__ import annotations
 
 import argparse
-import glob
 import logging
 import os
-import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Semaphore
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from data.classes import IGNORE_INDEX
+from data.decoding import decode_pair
+from data.labels import LabelRule
 from segformer import Segmenter
 from segformer.console import one_line, speak_plainly
 from segformer.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME
 from segformer.pages.photo_page import PagePhoto, PhotoPage
 from segformer.pictures import palette
 from segformer.predictions import (
+    Judgement,
     Segmented,
     Worker,
     check_output_dir,
     earlier_entries,
+    find_photos,
     output_names,
     remove_stale_masks,
     segment_files,
+    summary,
     write_segments,
 )
-from segformer.processor import ImageProcessor
+from segformer.provenance import provenance, told_of
+from segformer.training.description import RunDescription
 from segformer.views import Views
+from segformer.weights.publish import shareable
 
 DEFAULT_CHECKPOINT = "nvidia/segformer-b0-finetuned-ade-512-512"
 
-_PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
-_VIDEO_ENDINGS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
+_LABEL_ENDINGS = {".png", ".bmp", ".tif", ".tiff"}
 
 logger = logging.getLogger(__name__)
 
@@ -98,50 +105,12 @@ def _scales(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers with commas between") from None
 
 
-def find_photos(sources: Iterable[str]) -> list[Path]:
-    """The photos named, those in the folders named (not in folders inside), and those that globs find, each once.
+def load_segmenter(options: argparse.Namespace) -> tuple[Segmenter, str]:
+    """The segmenter of ``--checkpoint`` and its name; of none, the default's, or out of its reach the newest run's."""
 
-    Raises FileNotFoundError for what finds nothing, and ValueError for addresses and videos.
-    """
-    found: list[Path] = []
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if _is_photo(each))
-            if not inside:
-                raise FileNotFoundError(f"no photo in {source}; photos end in {', '.join(sorted(_PHOTO_ENDINGS))}")
-            found += inside
-        elif re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE):
-            raise ValueError(f"{source} is an address; download the photo and name its file, or a folder of several")
-        elif path.suffix.lower() in _VIDEO_ENDINGS:
-            raise ValueError(f"{source} is a video; name its frames: ffmpeg -i VIDEO frames/%05d.png takes them out")
-        elif path.is_file():
-            found.append(path)
-        elif glob.has_magic(source):
-            found += _matches(source)
-        else:
-            raise FileNotFoundError(f"no photo or folder {source}")
-    return list(dict.fromkeys(found))
-
-
-def _matches(pattern: str) -> list[Path]:
-    matches = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if _is_photo(path))
-    if not matches:
-        raise FileNotFoundError(f"no photo matches {pattern}; photos end in {', '.join(sorted(_PHOTO_ENDINGS))}")
-    return matches
-
-
-def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in _PHOTO_ENDINGS and path.is_file()
-
-
-def load_segmenter(options: argparse.Namespace) -> Segmenter:
-    """The segmenter of ``--checkpoint``; of none, the default's, or where it cannot be had, the newest run's."""
-
-    def load(source: str | Path) -> Segmenter:
-        return Segmenter.from_pretrained(
-            source, device=options.device, views=options.views, batch_size=options.batch_size
-        )
+    def load(source: str) -> tuple[Segmenter, str]:
+        made = {"device": options.device, "views": options.views, "batch_size": options.batch_size}
+        return Segmenter.from_pretrained(source, **made), source
 
     if options.checkpoint is not None:
         return load(options.checkpoint)
@@ -152,7 +121,7 @@ def load_segmenter(options: argparse.Namespace) -> Segmenter:
         if run is None:
             raise OSError(f"{error}; pass --checkpoint, or train a model first: python train.py") from error
         logger.warning("%s; taking the newest run instead: %s", one_line(str(error)), run)
-        return load(run)
+        return load(str(run))
 
 
 def newest_run(runs: Path) -> Path | None:
@@ -162,25 +131,23 @@ def newest_run(runs: Path) -> Path | None:
     return max(finished, key=lambda run: (run / WEIGHTS_NAME).stat().st_mtime, default=None)
 
 
-def summary(name: str, segments: Sequence[dict[str, Any]], most: int = 5) -> str:
-    """One line of the table on the terminal: a photo and its largest classes."""
-    listed = ", ".join(f"{segment['label'].strip()} {segment['share']:.0%}" for segment in segments[:most])
-    return f"{one_line(name):<28} {listed}" + (f" and {len(segments) - most} more" if len(segments) > most else "")
-
-
 def infer(options: argparse.Namespace) -> list[str]:
     """Segment every photo; return a line for each that could not be. The others are written all the same."""
     photos = find_photos(options.photos)
     folder: Path = options.output_dir
     check_output_dir(photos, folder)
+    label_maps = find_label_maps(options.annotations, photos) if options.annotations else {}
     earlier = {os.path.abspath(entry["file"]): entry for entry in earlier_entries(folder)}
     names = output_names(photos, {file: entry["labels"][: -len("_labels.png")] for file, entry in earlier.items()})
-    segmenter = load_segmenter(options)
+    segmenter, source = load_segmenter(options)
+    origin = provenance(shareable({"checkpoint": source})["checkpoint"], segmenter.model.load_report.path)
+    truths = Truths(label_maps, label_rule_of(source, segmenter))
     folder.mkdir(parents=True, exist_ok=True)
     turn = nullcontext() if segmenter.device.type == "cpu" else Semaphore(2)  # one prepares while the other computes
-    worker = Worker(segmenter, names, folder, options.opacity, options.masks, options.scores, turn)
-    labels = segmenter.model.config.id2label
-    page = PhotoPage(list(labels.values()), palette(len(labels)), len(photos)) if options.html else None
+    worker = Worker(segmenter, names, folder, options.opacity, options.masks, options.scores, turn, origin)
+    labels = list(segmenter.model.config.id2label.values())
+    page = PhotoPage(labels, palette(len(labels)), len(photos)) if options.html else None
+    judged = Judgement(labels)
     results: dict[str, dict[str, Any]] = {}
     failures: list[str] = []
     bar = tqdm(total=len(photos), unit="image", disable=None if len(photos) > 1 else True)
@@ -195,30 +162,82 @@ def infer(options: argparse.Namespace) -> list[str]:
                 results[file] = done.entry
                 remove_stale_masks(folder, earlier.get(file, {}), done.entry)
                 tqdm.write(summary(done.name, done.entry["segments"]), file=sys.stdout)
-                if page:
-                    failures += add_to_page(page, done, options.annotations, segmenter.processor)
+                failures += show(done, truths, judged, page)
     finally:  # what was done is told even if something stops the rest
         kept = [entry for file, entry in earlier.items() if file not in results]
         write_segments(folder, [*kept, *results.values()])
     if page:
-        page.write(options.html, "Predictions", {"Checkpoint": options.checkpoint or DEFAULT_CHECKPOINT})
+        page.write(options.html, "Predictions", told_of(origin))
+    if label_maps:
+        judged.write(folder, origin)
+        print(judged)
     others = f", which has {len(kept)} from before" if kept else ""
     print(f"{len(results)} photo{'' if len(results) == 1 else 's'} in {folder}{others}")
     return failures
 
 
-def add_to_page(page: PhotoPage, done: Segmented, annotations: Path | None, processor: ImageProcessor) -> list[str]:
-    """Show a photo on the page, with its truth if there is one; return what is wrong with it, if anything."""
-    found = sorted(annotations.glob(f"{glob.escape(done.path.stem)}.*")) if annotations else []
+def show(done: Segmented, truths: Truths, judged: Judgement, page: PhotoPage | None) -> list[str]:
+    """Score a photo and put it on the page, if there is one; return what is wrong with it, if anything."""
     try:
-        truth = None
-        if found:
-            with Image.open(found[0]) as stored:
-                truth = processor.reduce_labels(np.array(stored)).astype(np.uint8)
-        page.add(PagePhoto(done.name, done.photo, done.prediction.label_map, done.prediction.scores(), truth))
+        truth = truths.of(done)
+        judged.add(done, truth)
+        if page:
+            page.add(PagePhoto(done.name, done.photo, done.prediction.label_map, done.prediction.scores(), truth))
     except (ValueError, OSError) as error:
-        return [one_line(f"{done.path}: not on the page: {error}")]
+        return [one_line(f"{done.path}: not scored: {error}")]
     return []
+
+
+@dataclass(frozen=True)
+class Truths:
+    """The label maps of photos, read by the rule by which training read them."""
+
+    files: Mapping[Path, Path]
+    rule: LabelRule
+
+    def of(self, done: Segmented) -> NDArray[np.uint8] | None:
+        """The (H, W) truth of a photo, class ids and 255 where nothing is labelled; None without a label map."""
+        path = self.files.get(done.path)
+        if path is None:
+            return None
+        stored = (done.path.read_bytes(), path.read_bytes())
+        _, label_map = decode_pair(*stored, str(path), self.rule, lambda *_: done.photo)
+        raw = np.asarray(label_map)
+        return np.where(raw == IGNORE_INDEX, raw, raw - np.uint8(1)) if self.rule.reduce_labels else raw  # 0 wraps
+
+
+def find_label_maps(folder: Path, photos: Sequence[Path]) -> dict[Path, Path]:
+    """The label map of every photo that has one of its name in a folder or below it.
+
+    Raises FileNotFoundError for a folder that is not there or holds none, ValueError where one name is there twice.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--annotations {folder} is no folder")
+    named: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in _LABEL_ENDINGS:
+            named.setdefault(path.stem, []).append(path)
+    found = {photo: named[photo.stem] for photo in photos if photo.stem in named}
+    if not found:
+        raise FileNotFoundError(f"--annotations {folder} has no PNG, BMP or TIFF named like {photos[0].name}")
+    for photo, several in found.items():
+        if len(several) > 1:
+            raise ValueError(f"{photo.name} has two label maps, {several[0]} and {several[1]}; name the folder of one")
+    return {photo: several[0] for photo, several in found.items()}
+
+
+def label_rule_of(source: str, segmenter: Segmenter) -> LabelRule:
+    """What label maps mean to a model: what its run recorded, or else what its processor and its classes say."""
+    num_labels, reduced = segmenter.model.config.num_labels, segmenter.processor.do_reduce_labels
+    for place in (Path(source), Path(source).parent):
+        about = RunDescription.load(place)
+        if about.labels:
+            return LabelRule.from_dict(about.labels)
+        if about.settings:  # of a run that kept its settings only
+            binary = bool(about.settings.get("binary_masks"))
+            ignored = about.settings.get("ignore_index")
+            return LabelRule(num_labels, reduced, 255 if ignored is None and not binary else ignored, binary)
+    return LabelRule(num_labels, reduced, IGNORE_INDEX)
 
 
 def main() -> int:

@@ -53,13 +53,14 @@ from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, full
 from segformer.config import variant_of
 from segformer.console import speak_plainly
 from segformer.machine import peak_memory_mib
+from segformer.metrics import class_table
 from segformer.pages.report import REPORT_NAME, build_report, refresh_report
 from segformer.pages.samples import Shown
 from segformer.provenance import provenance
 from segformer.segmenter import choose_device, processor_of
 from segformer.training.arguments import parse_arguments
 from segformer.training.checkpoints import refuse_broken, rotate_checkpoints, save_checkpoint, whole_checkpoint
-from segformer.training.description import RunDescription, class_table, write_results
+from segformer.training.description import RunDescription, write_results
 from segformer.training.history import History, Plan, duration
 from segformer.training.interrupts import Interrupted, StopRequest
 from segformer.training.precision import amp_dtype, autocast
@@ -589,7 +590,8 @@ class Run:
         results = self.history.results
         write_results(self.output_dir, self.history.step, results, self.about)
         build_report(self.output_dir)
-        print(class_table(results, self.about.class_names))
+        columns = (results[f"eval_per_category_{name}"] for name in ("iou", "accuracy", "share"))
+        print(class_table(self.about.class_names, *columns))
         print(f"mean IoU {results['eval_mean_iou']:.4f} in {self.output_dir}, see {REPORT_NAME} there")
 
     def publish(self) -> None:

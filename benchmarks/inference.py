@@ -68,7 +68,7 @@ def pipeline_loop(photos: Path, checkpoint: str, output: Path) -> None:
     colours = palette(len(names))
     output.mkdir(parents=True, exist_ok=True)
     entries = []
-    for path in infer.find_photos([str(photos)]):
+    for path in predictions.find_photos([str(photos)]):
         photo = open_photo(path)
         label_map = np.zeros((photo.height, photo.width), dtype=np.uint8)
         for segmented in segment(photo):
@@ -100,7 +100,7 @@ def agreement(one: Path, other: Path) -> float:
 def row(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Compare and time both ways on the same photos."""
     photos = options.photos or make_photos(folder / "photos", options.dataset, options.count)
-    count = len(infer.find_photos([str(photos)]))
+    count = len(predictions.find_photos([str(photos)]))
     ways: dict[str, Callable[[], None]] = {
         "ours": lambda: ours(photos, options.checkpoint, folder / "ours"),
         "peer": lambda: pipeline_loop(photos, options.checkpoint, folder / "peer"),

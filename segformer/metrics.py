@@ -105,6 +105,21 @@ class Scores:
         return "\n".join(lines)
 
 
+def class_table(
+    names: Sequence[str], iou: Sequence[float], accuracy: Sequence[float], share: Sequence[float], most: int = 16
+) -> str:
+    """IoU and accuracy of the classes that occur, best first, as aligned lines; of many, the best and the worst."""
+    occurring = sorted((k for k in range(len(names)) if share[k] > 0), key=lambda k: -iou[k])
+    lines = [f"{names[k]:<24.24}{iou[k]:>8.3f}{accuracy[k]:>10.3f}{share[k]:>8.1%}" for k in occurring]
+    if len(lines) > most:
+        lines[most // 2 : -(most // 2)] = [f"... {len(lines) - most // 2 * 2} more ..."]
+    only_predicted = sum(iou[k] == 0 and share[k] == 0 for k in range(len(names)))
+    if only_predicted:
+        classes = "1 class is" if only_predicted == 1 else f"{only_predicted} classes are"
+        lines.append(f"{classes} predicted that never occur in the labels, which counts as IoU 0")
+    return "\n".join([f"{'class':<24}{'IoU':>8}{'accuracy':>10}{'share':>8}", *lines])
+
+
 class ConfusionMatrix:
     """Count how often each class was predicted for each labelled class.
 

@@ -1,4 +1,4 @@
-"""A folder of predictions: what the files of a photo are called, how they are written, and ``segments.json``.
+"""Photos named on a command line, and a folder of predictions of them: its files, ``segments.json``, scores.
 
 Photos are worked on side by side, each from its file to its results by one thread: on a CPU, where a model runs photo
 by photo as fast as in batches, that keeps all cores busy while others read and write; a GPU takes turns and batches.
@@ -6,12 +6,14 @@ by photo as fast as in batches, that keeps all cores busy while others read and 
 
 from __future__ import annotations
 
+import glob
 import json
+import math
 import os
 import re
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,19 +22,61 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from segformer.console import one_line
 from segformer.files import write_atomically
+from segformer.metrics import ConfusionMatrix, class_table
 from segformer.photos import open_photo
 from segformer.pictures import class_shares, label_map_picture, overlay, palette, with_legend
 from segformer.segmenter import Prediction, Segmenter
 
 SEGMENTS_NAME = "segments.json"
+SCORES_NAME = "scores.json"
 # Of an overlay of 683 x 512, level 1 takes 8 ms and 189 KB, the default 6 takes 27 ms and 173 KB, 9 takes 105 ms.
 COMPRESS_LEVEL = 1
+_PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+_VIDEO_ENDINGS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
 _MOST_NAME_BYTES = 235  # what most file systems allow, less the longest ending and a number
 _MOST_WORKERS = 8
+
+
+def find_photos(sources: Iterable[str]) -> list[Path]:
+    """The photos named, those in the folders named (not in folders inside), and those that globs find, each once.
+
+    Raises FileNotFoundError for what finds nothing, and ValueError for addresses and videos.
+    """
+    found: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            inside = sorted(each for each in path.iterdir() if _is_photo(each))
+            if not inside:
+                raise FileNotFoundError(f"no photo in {source}; photos end in {', '.join(sorted(_PHOTO_ENDINGS))}")
+            found += inside
+        elif re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE):
+            raise ValueError(f"{source} is an address; download the photo and name its file, or a folder of several")
+        elif path.suffix.lower() in _VIDEO_ENDINGS:
+            raise ValueError(f"{source} is a video; name its frames: ffmpeg -i VIDEO frames/%05d.png takes them out")
+        elif path.is_file():
+            found.append(path)
+        elif glob.has_magic(source):
+            found += _matches(source)
+        else:
+            raise FileNotFoundError(f"no photo or folder {source}")
+    return list(dict.fromkeys(found))
+
+
+def _matches(pattern: str) -> list[Path]:
+    matches = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if _is_photo(path))
+    if not matches:
+        raise FileNotFoundError(f"no photo matches {pattern}; photos end in {', '.join(sorted(_PHOTO_ENDINGS))}")
+    return matches
+
+
+def _is_photo(path: Path) -> bool:
+    return path.suffix.lower() in _PHOTO_ENDINGS and path.is_file()
 
 
 def output_names(photos: Sequence[Path], earlier: Mapping[str, str] | None = None) -> dict[Path, str]:
@@ -137,6 +181,7 @@ class Worker:
     masks: bool
     scores: bool
     turn: AbstractContextManager[Any]  # held while the model runs
+    provenance: Mapping[str, Any]
 
     def segment(self, paths: Sequence[Path]) -> list[Segmented | str]:
         """Segment photos in one batch and write what was found; a line in place of each where that fails."""
@@ -179,7 +224,7 @@ class Worker:
                 self._save(Image.fromarray(np.where(label_map == k, 255, 0).astype(np.uint8)), segment["mask"])
             segments.append(segment)
         size = {"width": photo.width, "height": photo.height}
-        entry = {"file": _shown_path(path), **size, **pictures, "segments": segments}
+        entry = {"file": _shown_path(path), **size, **pictures, "segments": segments, "provenance": self.provenance}
         return Segmented(path, name, photo, prediction, entry)
 
     def _save(self, picture: Image.Image, name: str) -> None:
@@ -217,3 +262,53 @@ def _usual_workers(segmenter: Segmenter, threads: int) -> int:
     if segmenter.device.type != "cpu":
         return 4  # one is on the device while the others read and write
     return 1 if segmenter.views.window else min(threads, _MOST_WORKERS)
+
+
+def summary(name: str, segments: Sequence[dict[str, Any]], most: int = 5) -> str:
+    """One line of the table on the terminal: a photo and its largest classes."""
+    listed = ", ".join(f"{segment['label'].strip()} {segment['share']:.0%}" for segment in segments[:most])
+    return f"{one_line(name):<28} {listed}" + (f" and {len(segments) - most} more" if len(segments) > most else "")
+
+
+class Judgement:
+    """What the predictions of several photos are worth where their truth is known; prints as a table of the classes."""
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self._names = [name.strip() for name in class_names]
+        self._all = ConfusionMatrix(len(class_names))
+        self._photos: dict[str, dict[str, float | None]] = {}
+
+    def add(self, done: Segmented, truth: NDArray[np.uint8] | None) -> None:
+        """Add a photo with its (H, W) truth, 255 where nothing is labelled; one without truth is passed over."""
+        if truth is None:
+            return
+        one = ConfusionMatrix(len(self._names))
+        one.update(done.prediction.label_map, truth)
+        self._all.counts += one.counts
+        scores = one.scores()
+        self._photos[done.entry["file"]] = _strict(mean_iou=scores.mean_iou, pixel_accuracy=scores.overall_accuracy)
+
+    def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
+        """Write ``scores.json``: over all photos, of every class, and of every photo."""
+        scores = self._all.scores()
+        columns = zip(self._names, scores.per_category_iou, scores.per_category_accuracy, strict=True)
+        told = {
+            **_strict(mean_iou=scores.mean_iou, pixel_accuracy=scores.overall_accuracy),
+            "classes": [{"class": name, **_strict(iou=iou, accuracy=accuracy)} for name, iou, accuracy in columns],
+            "photos": self._photos,
+            "provenance": dict(provenance),
+        }
+        write_atomically(folder / SCORES_NAME, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+
+    def __str__(self) -> str:
+        scores = self._all.scores()
+        photos = f"{len(self._photos)} photo{'' if len(self._photos) == 1 else 's'}"
+        share = scores.labelled / max(scores.labelled.sum(), 1)
+        columns = (each.tolist() for each in (scores.per_category_iou, scores.per_category_accuracy, share))
+        table = class_table(self._names, *columns)
+        return f"{table}\nmean IoU {scores.mean_iou:.4f} over {photos}, see {SCORES_NAME}"
+
+
+def _strict(**scores: float) -> dict[str, float | None]:
+    """Scores as strict JSON has them: null for what is not a number."""
+    return {name: float(score) if math.isfinite(score) else None for name, score in scores.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -34,6 +35,21 @@ def provenance(checkpoint: str | None, weights: Path | None) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def told_of(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Provenance in two lines for people: which weights, and when, where and with which versions."""
+    name, commit, digest = (
+        str(provenance.get(key) or "") for key in ("checkpoint", "checkpoint_commit", "weights_sha256")
+    )
+    weights = [name, f"commit {commit[:12]}" if commit else "", f"SHA-256 {digest[:16]}" if digest else ""]
+    versions = provenance.get("versions")
+    listed = [f"{package} {version}" for package, version in versions.items()] if isinstance(versions, dict) else []
+    commit = str(provenance.get("commit") or "")
+    when = str(provenance.get("date") or "")[:16].replace("T", " ")
+    made = [when, str(provenance.get("machine") or ""), *listed, f"commit {commit[:12]}" if commit else ""]
+    told = {"Checkpoint": ", ".join(filter(None, weights)), "Made": ", ".join(filter(None, made))}
+    return {name: text for name, text in told.items() if text}
 
 
 def _versions() -> dict[str, str]:

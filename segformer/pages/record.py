@@ -14,6 +14,7 @@ from typing import Any
 
 from segformer.pages.curves import NO_NUMBER, TIMES, as_number
 from segformer.pages.samples import ReportSample, load_samples
+from segformer.provenance import told_of
 from segformer.training.checkpoints import find_checkpoints
 from segformer.training.description import LAST_STEP, RESULTS_NAME, RunDescription, read_object
 from segformer.training.history import LOG_NAME
@@ -148,8 +149,7 @@ def facts(record: RunRecord) -> dict[str, str]:
         "Scores": _protocol(record),
         "Best": _best(record),
         "Machine": _resources(record.closing),
-        "Weights": _origin(about.provenance),
-        "Made": _made(about.provenance),
+        **told_of(about.provenance),
     }
     return {name: text for name, text in said.items() if text}
 
@@ -182,23 +182,6 @@ def _resources(closing: Mapping[str, Any]) -> str:
         f"{percent_text(waiting)} of the time waiting for data" if math.isfinite(waiting) else "",
     ]
     return ", ".join(part for part in told if part)
-
-
-def _origin(provenance: Mapping[str, Any]) -> str:
-    """Which weights the run began with, told from others of the same name."""
-    told = [str(provenance.get(name) or "") for name in ("checkpoint", "checkpoint_commit", "weights_sha256")]
-    name, commit, digest = told
-    parts = [name, f"commit {commit[:12]}" if commit else "", f"SHA-256 {digest[:16]}" if digest else ""]
-    return ", ".join(part for part in parts if part)
-
-
-def _made(provenance: Mapping[str, Any]) -> str:
-    """When, on which machine, with which versions."""
-    versions = provenance.get("versions")
-    listed = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
-    commit = str(provenance.get("commit") or "")
-    parts = [str(provenance.get("date") or "")[:16].replace("T", " "), str(provenance.get("machine") or ""), *listed]
-    return ", ".join(part for part in [*parts, f"commit {commit[:12]}" if commit else ""] if part)
 
 
 def _best(record: RunRecord) -> str:

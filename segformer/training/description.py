@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -58,23 +58,6 @@ def write_results(output_dir: Path, step: int, results: Mapping[str, Any], about
     for k, (name, *scores) in enumerate(zip(about.class_names, *columns, strict=True)):
         writer.writerow([k, name, *("" if math.isnan(score) else f"{score:.6f}" for score in scores)])
     write_atomically(output_dir / CLASSES_NAME, table.getvalue())
-
-
-def class_table(results: Mapping[str, Any], names: Sequence[str], most: int = 16) -> str:
-    """IoU and accuracy of the classes that occur, best first, as aligned lines; of many, the best and the worst."""
-    ious, accuracies, shares = (results[f"eval_per_category_{name}"] for name in ("iou", "accuracy", "share"))
-    occurring = sorted((k for k in range(len(ious)) if shares[k] > 0), key=lambda k: -ious[k])
-    lines = [f"{'class':<24}{'IoU':>8}{'accuracy':>10}{'share':>8}"]
-    for k in occurring:
-        lines.append(f"{names[k]:<24.24}{ious[k]:>8.3f}{accuracies[k]:>10.3f}{shares[k]:>8.1%}")
-    if len(occurring) > most:
-        left_out = len(occurring) - most
-        lines[1 + most // 2 : -(most // 2)] = [f"... {left_out} more in {CLASSES_NAME} ..."]
-    only_predicted = sum(iou == 0 and share == 0 for iou, share in zip(ious, shares, strict=True))
-    if only_predicted:
-        s, are = ("", "is") if only_predicted == 1 else ("es", "are")
-        lines.append(f"{only_predicted} class{s} {are} predicted that do not occur; each counts with IoU 0")
-    return "\n".join(lines)
 
 
 def read_object(path: Path) -> dict[str, Any]:
