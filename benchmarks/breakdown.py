@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import measure, peers
+from benchmarks import flops, measure, peers
 from data.classes import ID2LABEL
 from segformer import VARIANTS, Segformer, fullres
 
@@ -78,15 +77,23 @@ def _copy_megabytes_per_second(device: torch.device) -> float:
     return 2 * _megabytes([source]) / statistics.median(seconds)
 
 
-def _gflop(side: Phases, phase: str) -> float:
-    """The phase's FLOPs as torch counts them; backward is two products for each of forward's.
-
-    (torch's counter takes the backward of a depthwise convolution for that of a full one.)
-    """
-    half, _, direction = phase.partition(" ")
-    with FlopCounterMode(display=False) as counter:
-        side.ways[f"{half} forward" if direction == "backward" else phase]()
-    return (2 if direction == "backward" else 1) * counter.get_total_flops() / 1e9
+def _gflop(options: argparse.Namespace) -> dict[str, tuple[float, float]]:
+    """The products of every phase, ours and the peer's; backward is two for each of forward's."""
+    config, size = VARIANTS[options.variant](id2label=ID2LABEL), (options.size, options.size)
+    h, w = flops.map_sizes(config, size)[0]
+    logits = torch.empty(options.batch_size, config.num_labels, h, w, device=options.device)
+    encoder, ours, theirs = (
+        options.batch_size * count(config, size) / 1e9
+        for count in (flops.encoder, flops.decoder, flops.textbook_decoder)
+    )
+    pairs = [
+        (encoder, encoder),
+        (ours, theirs),
+        (flops.banded_loss(logits, size) / 1e9, 0.0),
+        (2 * ours, 2 * theirs),
+        (2 * encoder, 2 * encoder),
+    ]
+    return dict(zip(_PHASES, pairs, strict=True))
 
 
 def both_sides(options: argparse.Namespace) -> tuple[Phases, Phases]:
@@ -131,13 +138,13 @@ def main() -> None:
     ours, theirs = both_sides(options)
     gflop_rate = measure.matmul_gflop_per_second(device, torch.float32)
     copy_rate = _copy_megabytes_per_second(device)
-    rows = []
+    gflop, rows = _gflop(options), []
     for phase in _PHASES:
         ways = {"ours": ours.ways[phase], "peer": theirs.ways[phase]}
         seconds = measure.alternate(ways, device, options.repeats)
         mine, their = (statistics.median(seconds[side]) for side in ("ours", "peer"))
         row: dict[str, Any] = {"phase": phase, "ms": mine * 1e3, "peer_ms": their * 1e3, "ratio": their / mine}
-        row |= {"gflop": _gflop(ours, phase), "peer_gflop": _gflop(theirs, phase)}
+        row |= dict(zip(("gflop", "peer_gflop"), gflop[phase], strict=True))
         row["floor_ms"] = 1e3 * max(row["gflop"] / gflop_rate, ours.megabytes[phase] / copy_rate)
         rows.append(row)
     total: dict[str, Any] = {"phase": "together", **{name: sum(row[name] for row in rows) for name in _COLUMNS[1:]}}

@@ -23,9 +23,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import measure, peers
+from benchmarks import flops, measure, peers
 from data.classes import ID2LABEL
 from segformer import VARIANTS, ImageProcessor, Segformer, Segmenter
 from segformer.training.precision import amp_dtype, autocast
@@ -112,11 +111,8 @@ class Case:
     def count_flops(self, seconds: float) -> dict[str, float]:
         """The work of one run in GFLOP (multiply and add counted apart), and its rate as a share of a product's."""
         dtype = amp_dtype(self.config.amp, self.device) or torch.float32
-        images = self.batch["images"][: self.facts["batch_size"]]
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.model(images)
         passes = 3 if self.options.mode == "train" else 1  # backward is two products for each of forward's
-        gflop = passes * counter.get_total_flops() / 1e9
+        gflop = self.facts["batch_size"] * passes * flops.model(self.model.config, (self.size, self.size)) / 1e9
         share = gflop / seconds / measure.matmul_gflop_per_second(self.device, dtype)
         return {"gflop": gflop, "share_of_matmul_rate": share}
 

@@ -99,6 +99,11 @@ class Scratch:
         return self.buffers[name][:size].view(shape)
 
 
+def channels_last(logits: Tensor) -> Tensor:
+    """Logits (B, K, h, w) as (B, h, w, K) in memory, in float32 or better."""
+    return logits.permute(0, 2, 3, 1).to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
+
+
 def plan(small: Tensor | LogitRows, size: Sequence[int]) -> tuple[list[Band], Taps]:
     """How to enlarge (B, h, w, K) to ``size`` in bands, and the taps along the width."""
     B, h, w, K = small.shape

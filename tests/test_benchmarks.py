@@ -15,10 +15,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import peers, throughput
+from benchmarks import flops, peers, throughput
 from data.classes import ID2LABEL
-from segformer import VARIANTS, ImageProcessor, Segformer, fullres
+from segformer import VARIANTS, ImageProcessor, Segformer, SegformerConfig, fullres
 
 pytest.importorskip("transformers", reason="no transformers, which ours is measured against; pip install -e '.[test]'")
 
@@ -93,6 +95,57 @@ def test_smp_is_measured_beside_transformers_under_names_of_its_own(
     assert smp <= set(row)
     assert {"peer_ms", "ratio", *COMPARED[mode]} <= set(row)
     assert "segmentation_models_pytorch" in machine
+
+
+def test_flops_are_those_counted_by_hand() -> None:
+    config = SegformerConfig(
+        depths=(1, 2),
+        hidden_sizes=(2, 3),
+        num_attention_heads=(1, 1),
+        sr_ratios=(2, 1),
+        patch_sizes=(7, 3),
+        strides=(4, 2),
+        mlp_ratios=(2, 4),
+        decoder_hidden_size=5,
+        num_labels=7,
+    )
+    # 13 x 16 pixels: maps of 4 x 4 and of 2 x 2; 2 x 2 keys in both.
+    first = 16 * 49 * 3 * 2  # patch embedding
+    first += 16 * 2 * 2 + 4 * 2 * 2 * 4 + 4 * 2 * 4 + 16 * 2 * 2  # query, reduction, keys and values, out
+    first += 16 * 4 * 2 + 16 * 4 * 2  # scores, values
+    first += 16 * 2 * 4 + 16 * 4 * 9 + 16 * 4 * 2  # expand, depthwise, contract
+    second = 4 * 9 * 2 * 3
+    second += 2 * (4 * 3 * 3 + 4 * 3 * 6 + 4 * 3 * 3 + 2 * 4 * 4 * 3 + 4 * 3 * 12 + 4 * 12 * 9 + 4 * 12 * 3)
+    assert flops.encoder(config, (13, 16)) == 2 * (first + second)
+    weights = 5 * 5 * 2 + 5 * 5 * 3
+    assert flops.decoder(config, (13, 16)) == 2 * (weights + 16 * 2 * 5 + 4 * 3 * 5 + 16 * 5 * 7)
+    assert flops.textbook_decoder(config, (13, 16)) == 2 * (16 * 2 * 5 + 4 * 3 * 5 + 16 * 10 * 5 + 16 * 5 * 7)
+
+
+PUBLISHED = {"b0": 8.4, "b1": 15.9, "b2": 62.4, "b3": 79.0, "b4": 95.7}  # the paper's Table 1, at 512 x 512
+
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_multiply_adds_in_the_textbook_s_form_are_the_published_ones(variant: str) -> None:
+    config, size = VARIANTS[variant](num_labels=150), (512, 512)
+    ours = (flops.encoder(config, size) + flops.textbook_decoder(config, size)) / 2e9
+    assert ours == pytest.approx(PUBLISHED[variant], rel=2e-3)
+
+
+def test_flops_of_the_model_are_those_of_the_products_that_it_runs() -> None:
+    config = VARIANTS["b0"](num_labels=150)
+    model = Segformer(config).eval()
+    images = torch.randn(1, 3, 96, 130)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(images)
+    assert flops.model(config, (96, 130)) == counter.get_total_flops()
+
+
+def test_flops_of_the_loss_are_those_of_the_products_that_it_runs() -> None:
+    logits = torch.randn(2, 19, 16, 20, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        fullres.cross_entropy(logits, torch.zeros(2, 64, 80, dtype=torch.int64))
+    assert flops.banded_loss(logits, (64, 80)) == counter.get_total_flops()
 
 
 @pytest.mark.slow
