@@ -103,6 +103,15 @@ class StoredMap:
             self._picture = self._picture.convert({"LA": "L", "PA": "P", "RGBX": "RGB"}[self.mode])
 
     @property
+    def is_coloured(self) -> bool:
+        """Whether some pixel has a colour that is no grey, and no palette gives it a number."""
+        if self._picture.mode not in ("RGB", "RGBA"):
+            return False
+        pixels = np.asarray(self._picture)
+        red = pixels[..., 0]
+        return not (np.array_equal(red, pixels[..., 1]) and np.array_equal(red, pixels[..., 2]))
+
+    @property
     def palette(self) -> list[Colour] | None:
         """The colour of every index, where there is a palette."""
         if self._picture.mode != "P":
@@ -124,12 +133,10 @@ class StoredMap:
 
         Raises ValueError for colours, with some of them, and for numbers that are not whole.
         """
+        if self.is_coloured:
+            raise ValueError(f"{self._what} has mode {self.mode} and {self._some_colours()}")
         if self._picture.mode in ("RGB", "RGBA"):
-            pixels = np.asarray(self._picture)
-            red = pixels[..., 0]
-            if not (np.array_equal(red, pixels[..., 1]) and np.array_equal(red, pixels[..., 2])):
-                raise ValueError(f"{self._what} has mode {self.mode} and {self._some_colours()}")
-            return red
+            return np.asarray(self._picture)[..., 0]
         if self._picture.mode not in ("1", "L", "P") and not self._picture.mode.startswith("I"):
             raise ValueError(
                 f"{self._what} has mode {self.mode}; it needs one channel of whole numbers that are class ids, or "
