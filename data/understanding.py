@@ -218,7 +218,10 @@ def _by_value(
         two = classes.names if classes else _BINARY_NAMES
         if len(two) != 2:
             raise ValueError(f"--binary-masks has two classes, and {classes and classes.source} names {len(two)}")
-        rule = LabelRule(flags.num_labels or 2, bool(flags.reduce_labels), flags.ignore_index, True)
+        if flags.binary:
+            rule = LabelRule(flags.num_labels or 2, bool(flags.reduce_labels), flags.ignore_index, True)
+        else:  # and a row further on that holds anything else is refused
+            rule = LabelRule(2, False, values=((0, 0), (max(held.values), 1)))
         return Understanding(rule, dict(enumerate(two)))
     if classes is None and flags.num_labels is None:
         return _as_scene_parse(dataset, held, flags)
@@ -297,7 +300,8 @@ def _is_reduced(
                 f"the flag out, and 0 is ignored and 1 is {names[0]!r}; or begin the ids at 0, and 0 is {names[0]!r}"
             )
         return flags.reduce_labels
-    if first_id == 1 or (0 not in values and max(values, default=0) == count):
+    all_from_1 = values == set(range(1, count + 1)) and held.rows >= min(FIRST_ROWS, len(dataset))
+    if first_id == 1 or all_from_1:
         return True
     if (is_beside and first_id == 0) or _is_void(names[0]) or _is_background(names[0]):
         return False

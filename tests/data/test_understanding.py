@@ -167,8 +167,9 @@ def test_a_number_that_contradicts_the_names_is_refused(number: int, tmp_path: P
 @pytest.mark.parametrize("flags", [{}, {"classes": Classes("n", ("air", "cell"))}, {"num_labels": 2}, {"binary": True}])
 def test_masks_of_0_and_255_are_binary_where_nothing_contradicts(flags: dict[str, Any], tmp_path: Path) -> None:
     found = about(folder(tmp_path, values(0, 255), values(0, 0)), **flags)
-    assert found.rule == LabelRule(2, False, None, True)
-    assert "every other value the object, 255 too (--binary-masks" in found.lines[2]
+    assert found.rule.is_binary
+    assert found.rule.normalise(values(0, 255), "here").tolist() == [[0, 1]]
+    assert "masks: 0 is the background, " in found.lines[2]
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -185,7 +186,16 @@ def test_one_class_is_too_few_for_masks_whatever_else_is_said(tmp_path: Path) ->
 
 def test_masks_of_one_bit_are_binary(tmp_path: Path) -> None:
     found = about(folder(tmp_path, Image.fromarray(values(0, 1) > 0)))
-    assert found.rule == LabelRule(2, False, None, True)
+    assert found.rule == LabelRule(2, False, values=((0, 0), (1, 1)))
+
+
+def test_masks_that_are_seen_as_binary_are_held_to_it_in_every_row(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 255), values(0, 255), values(0, 3, 255))
+    dataset = SceneParse150(root)
+    dataset = dataset.with_rule(understand(dataset, rows=2).rule)
+    assert np.asarray(dataset[1][1]).tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match=r"2.png holds 3; .*if every value above 0 is the object, set binary"):
+        dataset[2]
 
 
 def test_0_and_255_among_more_classes_are_no_masks(tmp_path: Path) -> None:
