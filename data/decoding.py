@@ -33,6 +33,7 @@ _TURNS = {  # of the orientations in which width and height change places
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BLURRING = ("jpeg", "tiff_jpeg", "webp")  # compressions of a TIFF
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads grey of 2 and 4 bits over 0 to 255; a label is what is stored
 _MOST_NAMED = 3  # colours in a message
 
@@ -86,8 +87,12 @@ class StoredMap:
                 raise ValueError(f"stored inverted, as {raw_mode}")
             if self.mode.startswith("RGB") and ";16" in raw_mode:
                 raise ValueError("16 bits a channel, of which half would be lost; save one channel of 8 or 16 bits")
+            if (pages := getattr(stored, "n_frames", 1)) > 1:
+                raise ValueError(f"{pages} pages, of which one has to be chosen; save one label map in a file")
             self._step = _GREY_STEPS.get(raw_mode, 1)
-            is_blurred = stored.format == "JPEG"
+            is_blurred = stored.format == "JPEG" or stored.info.get("compression") in _BLURRING
+            if is_blurred and not binary:
+                raise ValueError("JPEG inside, which blurs class ids; save it without loss")
             stored.getexif()  # keeps what it read; the bytes, Pillow would encode anew, which a mistyped entry forbids
             stored.info.pop("exif", None)
             self._picture = ImageOps.exif_transpose(stored)
@@ -101,6 +106,15 @@ class StoredMap:
             )
         if self.mode in ("LA", "PA", "RGBX"):
             self._picture = self._picture.convert({"LA": "L", "PA": "P", "RGBX": "RGB"}[self.mode])
+
+    @property
+    def is_coloured(self) -> bool:
+        """Whether some pixel has a colour that is no grey, and no palette gives it a number."""
+        if self._picture.mode not in ("RGB", "RGBA"):
+            return False
+        pixels = np.asarray(self._picture)
+        red = pixels[..., 0]
+        return not (np.array_equal(red, pixels[..., 1]) and np.array_equal(red, pixels[..., 2]))
 
     @property
     def palette(self) -> list[Colour] | None:
@@ -124,12 +138,10 @@ class StoredMap:
 
         Raises ValueError for colours, with some of them, and for numbers that are not whole.
         """
+        if self.is_coloured:
+            raise ValueError(f"{self._what} has mode {self.mode} and {self._some_colours()}")
         if self._picture.mode in ("RGB", "RGBA"):
-            pixels = np.asarray(self._picture)
-            red = pixels[..., 0]
-            if not (np.array_equal(red, pixels[..., 1]) and np.array_equal(red, pixels[..., 2])):
-                raise ValueError(f"{self._what} has mode {self.mode} and {self._some_colours()}")
-            return red
+            return np.asarray(self._picture)[..., 0]
         if self._picture.mode not in ("1", "L", "P") and not self._picture.mode.startswith("I"):
             raise ValueError(
                 f"{self._what} has mode {self.mode}; it needs one channel of whole numbers that are class ids, or "

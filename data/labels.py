@@ -92,6 +92,11 @@ class LabelRule:
         return self.ignore_index
 
     @property
+    def is_binary(self) -> bool:
+        """Whether there are only background and object, the latter with whatever value, or with one alone."""
+        return self.binary or self.values in (((0, 0), (1, 1)), ((0, 0), (255, 1)))
+
+    @property
     def highest(self) -> int:
         """The highest raw value of a class."""
         return self.num_labels if self.reduce_labels else self.num_labels - 1
@@ -111,6 +116,9 @@ class LabelRule:
         """What a run says of it before it starts, with the flags that change it, in one line."""
         if self.binary:
             return "masks: 0 is the background, every other value the object, 255 too (--binary-masks says so)"
+        if self.is_binary:
+            objects = self.values[1][0]
+            return f"masks: 0 is the background, {objects} the object; all else is refused (--binary-masks takes it)"
         count = f"{self.num_labels} class{'' if self.num_labels == 1 else 'es'}"
         if self.colours:
             void = [colour for colour, raw in self.colours if self.class_of(raw) == IGNORE_INDEX]
@@ -199,6 +207,8 @@ class LabelRule:
             ignored = f", and {', '.join(map(str, self.ignored))} {'is' if len(self.ignored) == 1 else 'are'} ignored"
         classes = f"{lowest} to {self.highest}" if not self.values else f"those of its table, {_few(self.values)}"
         message = f"label map of {where} holds {value}; its classes are {classes}{ignored}"
+        if self.is_binary:
+            return f"{message}; if every value above 0 is the object, set binary (--binary-masks)"
         if value == 255 and not self.ignored:
             return f"{message}; if 255 means ignored, set ignore_index; if it means the object of a mask, set binary"
         return message

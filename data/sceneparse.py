@@ -18,6 +18,7 @@ from data.decoding import OpenPhoto, decode_pair
 from data.labels import SCENE_PARSE_LABELS, LabelRule
 from data.sources.choice import classes_beside, open_rows
 from data.sources.columns import Asked
+from data.sources.hub import HOME, SCENE_PARSE_150
 from data.sources.shards import Rows
 from data.splits import SplitPart, parse_split
 
@@ -91,6 +92,11 @@ class SceneParse150(Dataset[Pair]):
         if classes is None and self.class_names:
             classes = Classes(f"the features of {self.source}", self.class_names, None, 0)
         return classes, passed_over
+
+    @property
+    def is_scene_parse(self) -> bool:
+        """Whether the source is SceneParse150 itself, or the scenes that are labelled like it."""
+        return self.source in ("toy", SCENE_PARSE_150, HOME)
 
     def with_rule(self, label_rule: LabelRule) -> SceneParse150:
         """The same rows, whose label maps are read by another rule."""

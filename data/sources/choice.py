@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from data.class_files import CLASS_FILES, MAYBE_CLASS_FILES, Classes, agree, read_classes
+from data.layouts import find_layout, is_layout
 from data.sources.cache import cache_folder, make_once
 from data.sources.columns import NOT_ASKED, Asked
-from data.sources.hub import HOME, SCENE_PARSE_150, HubFile, HubSource
+from data.sources.hub import HOME, SCENE_PARSE_150, HubFile, HubSource, find_class_file
 from data.sources.saved import open_saved, saved_splits
 from data.sources.shards import Rows, Shard, write_shard
 from data.splits import SPLIT_NAMES, split_named
@@ -68,6 +69,17 @@ def classes_beside(source: str) -> tuple[Classes | None, list[str]]:
     return agree(found), passed_over
 
 
+def named_classes(name: str) -> Classes:
+    """The classes of a class file, or of a dataset repository on the Hub: owner/name or owner/name/file.json.
+
+    Raises ValueError for one that is none, FileNotFoundError for one that is not there, OSError for a Hub out of reach.
+    """
+    file = find_class_file(name)
+    if file is None:
+        return read_classes(Path(name))
+    return replace(read_classes(file.fetch()), source=str(file))
+
+
 def _class_files(source: str) -> Sequence[Path | HubFile]:
     if source == "toy" or source in (SCENE_PARSE_150, HOME):
         return []
@@ -76,7 +88,9 @@ def _class_files(source: str) -> Sequence[Path | HubFile]:
         files = named.list_class_files()
         return [file for file in files if file.path.count("/") < 2]
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    return [folder / name for name in (*CLASS_FILES, *MAYBE_CLASS_FILES) if (folder / name).is_file()]
+    folders = [folder, find_layout(folder).base] if is_layout(folder) else [folder]
+    names = (*CLASS_FILES, *MAYBE_CLASS_FILES)
+    return [each / name for each in dict.fromkeys(folders) for name in names if (each / name).is_file()]
 
 
 def _open_local(path: Path, source: str, split: str, configuration: str | None, asked: Asked) -> list[Rows]:

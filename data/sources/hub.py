@@ -93,7 +93,7 @@ class HubSource:
         try:
             commit, names = self._ask_listing()
         except OutOfReachError as error:
-            known = self._listed_before(error)
+            known = self._listed_before(error, of_shards=False)
             return [] if isinstance(known, Path) else list(known.class_files)
         found = [HubFile(self.name, commit, name) for name in names if _is_class_file(name)]
         self._remember(commit, [name for name in names if name.endswith(".parquet")], found)
@@ -136,14 +136,16 @@ class HubSource:
                 file.write(listed)
             os.replace(unfinished, self._listing)
 
-    def _listed_before(self, error: OutOfReachError) -> HubFiles | Path:
-        """What is known of the repository without asking the Hub."""
+    def _listed_before(self, error: OutOfReachError, of_shards: bool = True) -> HubFiles | Path:
+        """What is known of the repository without asking the Hub; ``of_shards`` passes over listings that have none."""
         tried = [self] if self.revision else [self, HubSource(self.name, self.configuration, _CONVERTED)]
         for source in tried:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 known = json.loads(source._listing.read_text(encoding="utf-8"))
                 class_files = tuple(HubFile(*map(str, file)) for file in known.get("class_files", []))
                 files = HubFiles(self.name, str(known["commit"]), [str(path) for path in known["paths"]], class_files)
+                if of_shards and not files.paths:
+                    continue
                 if not constants.HF_HUB_OFFLINE:
                     logger.warning("the Hub is out of reach; using %s as it was listed before", self.name)
                 return files

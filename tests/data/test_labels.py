@@ -287,6 +287,17 @@ def test_jpeg_masks_are_cut_at_half_where_they_are_binary_and_refused_else() -> 
         read(stored, LabelRule(2, reduce_labels=False, ignore_index=255))
 
 
+def test_jpeg_inside_a_tiff_is_refused_like_jpeg() -> None:
+    with pytest.raises(ValueError, match="JPEG inside, which blurs class ids"):
+        read(encode(Image.new("L", (16, 16), 3), "TIFF", compression="jpeg"))
+
+
+def test_a_label_map_of_several_pages_is_refused_with_their_number() -> None:
+    pages = [Image.new("L", (4, 4), k) for k in range(3)]
+    with pytest.raises(ValueError, match="3 pages, of which one has to be chosen"):
+        read(encode(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
+
+
 def test_a_webp_annotation_is_refused_by_its_format() -> None:
     with pytest.raises(ValueError, match=r"annotation of row 3 in x\.parquet does not decode .* it must be PNG or BMP"):
         read(encode(Image.new("L", (4, 4)), "WEBP", lossless=True))

@@ -1,0 +1,416 @@
+"""What the label maps of a dataset mean: by what is said, by what lies beside them, and by what the first rows hold.
+
+Nothing is guessed in silence. What cannot be wrong is taken and said; where two readings are left, both are spelled out
+with the flags that choose.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from data.class_files import Classes, Colour, ready_made
+from data.classes import CLASS_NAMES, ID2LABEL, IGNORE_INDEX, NUM_LABELS
+from data.decoding import StoredMap, decode_label_map
+from data.labels import SCENE_PARSE_LABELS, LabelRule, colour_of
+from data.sceneparse import SceneParse150
+
+FIRST_ROWS = 20
+MOST_COLOURS = 32  # that are listed
+_MOST_NAMES = 4  # of classes in a line
+_MOST_OWN_VALUES = (
+    100  # below which label maps are somebody's own rather than SceneParse150's, where nothing else tells
+)
+_VOID = {"void", "unlabeled", "unlabelled", "ignore", "ignored", "unknown", "unannotated", "undefined", "dont care"}
+_BACKGROUND = {"background", "_background_", "bg"}
+_BINARY_NAMES = ("background", "object")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the user says of the labels; None where nothing is said. ``classes`` are those of --label-names."""
+
+    classes: Classes | None = None
+    num_labels: int | None = None
+    reduce_labels: bool | None = None
+    ignore_index: int | tuple[int, ...] | None = None
+    binary: bool = False
+
+
+NOTHING_SAID = Flags()
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """The rule of the label maps, the names of the classes, and what a run says of both before its first step."""
+
+    rule: LabelRule
+    id2label: dict[int, str]
+    lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Held:
+    """What the first label maps hold, in pixels: the stored values and, where there are any, the colours."""
+
+    rows: int = 0
+    values: Counter[int] = field(default_factory=Counter)
+    colours: Counter[Colour] = field(default_factory=Counter)
+    bilevel: bool = True  # while no label map has more than one bit
+    coloured: str = ""  # where the first row of colours lies
+    palette: dict[int, Colour] = field(default_factory=dict)
+    clash: str = ""  # of two palettes
+
+
+def understand(dataset: SceneParse150, flags: Flags = NOTHING_SAID, rows: int = FIRST_ROWS) -> Understanding:
+    """What the label maps of a dataset mean, held to its first rows.
+
+    Raises ValueError, in one line, where flags, class files and rows contradict each other or leave two readings, and
+    for a row that the rule does not allow.
+    """
+    held = look(dataset, rows, flags.binary)
+    beside, passed_over = (None, []) if flags.classes else dataset.classes()
+    classes = flags.classes or beside
+    if _is_scene_parse(dataset, classes, flags):
+        found = Understanding(_scene_parse_rule(flags), ID2LABEL)
+    elif held.coloured or _by_palette(held, classes):
+        found = _by_colour(dataset, held, classes, flags)
+    else:
+        found = _by_value(dataset, held, classes, flags, beside is not None)
+    lines = [f"{dataset.source}, {dataset.split}: {len(dataset)} rows{'; ' + dataset.about if dataset.about else ''}"]
+    names = [name.strip() for name in found.id2label.values()]
+    origin = f" by {classes.source} (--label-names)" if classes else ""
+    lines += [f"{_count(len(names))}{origin}: {_few(names)}", f"labels: {found.rule.describe()}", *found.lines]
+    warnings = [*passed_over, *found.warnings, *_check_rows(dataset, found, held)]
+    return replace(found, lines=lines, warnings=warnings)
+
+
+def write_class_file(dataset: SceneParse150, path: Path, rows: int = FIRST_ROWS) -> Path:
+    """Write a class_dict.csv of the colours in the first label maps, whose names are to be filled in."""
+    path.write_text(ready_made(look(dataset, rows).colours), encoding="utf-8")
+    return path
+
+
+def look(dataset: SceneParse150, rows: int = FIRST_ROWS, binary: bool = False) -> Held:
+    """What the first label maps hold. Raises ValueError for one that does not decode."""
+    held = Held()
+    for row in range(min(rows, len(dataset))):
+        encoded = dataset.encoded(row)[1]
+        if encoded is not None:
+            held.rows += 1
+            _add(held, StoredMap(encoded, dataset.where(row), binary), dataset.where(row))
+    return held
+
+
+def _add(held: Held, stored: StoredMap, where: str) -> None:
+    held.bilevel &= stored.mode == "1"
+    if stored.is_coloured:
+        codes, counts = np.unique(stored.colours(), return_counts=True)
+        held.colours.update(dict(zip(map(colour_of, codes.tolist()), counts.tolist(), strict=True)))
+        held.coloured = held.coloured or where
+        return
+    found, counts = np.unique(stored.values(), return_counts=True)
+    values = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    held.values.update(values)
+    palette = stored.palette
+    for value, count in values.items():
+        shade = min(max(int(value), 0), 255)
+        colour = (shade, shade, shade) if palette is None else palette[value] if value < len(palette) else (0, 0, 0)
+        held.colours[colour] += count
+        if palette is not None:
+            known = held.palette.setdefault(value, colour)
+            if known != colour and not held.clash:
+                held.clash = f"palette index {value} is {known} in one and {colour} in {where}"
+
+
+# SceneParse150
+
+
+def _is_scene_parse(dataset: SceneParse150, classes: Classes | None, flags: Flags) -> bool:
+    """Whether these are the 150 classes of SceneParse150, by the data itself or by their names."""
+    if flags.binary or flags.num_labels not in (None, NUM_LABELS):
+        return False
+    if classes is not None:
+        return tuple(name.strip() for name in classes.names) == CLASS_NAMES
+    return (
+        dataset.is_scene_parse or dataset.name(0).startswith("ADE_") or dataset.scene_category(0) is not None
+    ) and not dataset.values
+
+
+def _scene_parse_rule(flags: Flags) -> LabelRule:
+    if flags.reduce_labels is False:
+        ignored = IGNORE_INDEX if flags.ignore_index is None else flags.ignore_index
+        return LabelRule(NUM_LABELS, False, ignored)
+    return replace(SCENE_PARSE_LABELS, ignore_index=flags.ignore_index)
+
+
+# Colours
+
+
+def _by_palette(held: Held, classes: Classes | None) -> bool:
+    """Whether palettes hold the colours of a class file, whatever the indices are."""
+    if classes is None or classes.colours is None or not held.values:
+        return False
+    known = set(classes.colours)
+    used = [held.palette.get(value, (value,) * 3) for value in held.values if value != IGNORE_INDEX]
+    return all(colour in known for colour in used)
+
+
+def _by_colour(dataset: SceneParse150, held: Held, classes: Classes | None, flags: Flags) -> Understanding:
+    if flags.binary:
+        raise ValueError(
+            f"label map of {held.coloured} holds colours, and --binary-masks takes one channel; leave it out"
+        )
+    if classes is None or classes.colours is None:
+        raise ValueError(_colours_without_names(dataset, held, classes))
+    names, colours = list(classes.names), list(classes.colours)
+    left_out = [flags.reduce_labels is True and i == 0 for i in range(len(names))]
+    ignored = [_is_void(name) or out for name, out in zip(names, left_out, strict=True)]
+    kept = [name for name, out in zip(names, ignored, strict=True) if not out]
+    _check_count(flags, len(kept), classes)
+    if not kept:
+        raise ValueError(f"{classes.source} has no class but ignored ones ({_few(names)}); name one")
+    raw = {name: k for k, name in enumerate(kept)}
+    table = [
+        (colour, IGNORE_INDEX if out else raw[name]) for name, colour, out in zip(names, colours, ignored, strict=True)
+    ]
+    if classes.first_id == 1 and (0, 0, 0) not in colours:
+        table.append(((0, 0, 0), IGNORE_INDEX))  # what a value of 0 would be
+    void = held.palette.get(IGNORE_INDEX)
+    if void is not None and void not in dict(table):
+        table.append((void, IGNORE_INDEX))  # Pascal VOC's border
+    return Understanding(LabelRule(len(kept), False, None, colours=tuple(table)), dict(enumerate(kept)))
+
+
+def _colours_without_names(dataset: SceneParse150, held: Held, classes: Classes | None) -> str:
+    total = sum(held.colours.values())
+    if len(held.colours) > MOST_COLOURS:
+        what = f"{len(held.colours)} colours, more than the {MOST_COLOURS} of label maps: blended edges, or a photo"
+        return f"label map of {held.coloured} and others hold {what}; save masks without smoothing, as PNG"
+    shown = ", ".join(f"{colour} {count / total:.1%}" for colour, count in held.colours.most_common())
+    lacking = f", and {classes.source} gives none" if classes else ""
+    return (
+        f"label maps of {dataset.source} hold {len(held.colours)} colours ({shown}), first in {held.coloured}{lacking}"
+        ": put a class_dict.csv beside the data, or name it as --label-names, with a line name,r,g,b for each; "
+        "data.understanding.write_class_file writes one to fill in"
+    )
+
+
+# Values
+
+
+def _by_value(
+    dataset: SceneParse150, held: Held, classes: Classes | None, flags: Flags, is_beside: bool
+) -> Understanding:
+    if held.clash:
+        raise ValueError(
+            f"label maps of {dataset.source} have palettes that differ, so that indices are no class ids: {held.clash}"
+            "; give the colours of the classes in a class_dict.csv beside the data, or as --label-names"
+        )
+    if dataset.values and (flags.classes is None and flags.num_labels in (None, len(dataset.class_names))):
+        return _by_table(dataset, flags)
+    if _are_binary(dataset, held, classes, flags):
+        two = classes.names if classes else _BINARY_NAMES
+        if len(two) != 2:
+            raise ValueError(f"--binary-masks has two classes, and {classes and classes.source} names {len(two)}")
+        if flags.binary:
+            rule = LabelRule(flags.num_labels or 2, bool(flags.reduce_labels), flags.ignore_index, True)
+        else:  # and a row further on that holds anything else is refused
+            rule = LabelRule(2, False, values=((0, 0), (max(held.values), 1)))
+        return Understanding(rule, dict(enumerate(two)))
+    if classes is None and flags.num_labels is None:
+        return _as_scene_parse(dataset, held, flags)
+    names = list(classes.names) if classes else [f"LABEL_{k}" for k in range(flags.num_labels or 0)]
+    reduced = _is_reduced(dataset, held, classes, names, flags, is_beside)
+    if reduced and (_is_void(names[0]) or _is_background(names[0])) and (classes is None or classes.first_id != 1):
+        names = names[1:]  # of the 0 that is left out
+    ignored = _ignored(names, reduced, flags)
+    while len(names) > 1 and not reduced and flags.ignore_index is None and _is_void(names[-1]):
+        names.pop()  # ignored, and no other id moves
+    _check_count(flags, len(names), classes)
+    rule = LabelRule(len(names), reduced, ignored)
+    _check_values(dataset, held, rule)
+    return Understanding(rule, dict(enumerate(names)))
+
+
+def _by_table(dataset: SceneParse150, flags: Flags) -> Understanding:
+    if flags.reduce_labels:
+        raise ValueError(f"--reduce-labels contradicts {dataset.about}; leave it out")
+    names = dataset.class_names
+    return Understanding(
+        LabelRule(len(names), False, flags.ignore_index, values=dataset.values), dict(enumerate(names))
+    )
+
+
+def _are_binary(dataset: SceneParse150, held: Held, classes: Classes | None, flags: Flags) -> bool:
+    """Whether 0 is the background and all else the object: said, or all that there is and nothing against it."""
+    if flags.binary:
+        return True
+    ends = {0, 1} if held.bilevel else {0, 255}
+    if not set(held.values) <= ends or max(ends) not in held.values:
+        return False
+    count = flags.num_labels if classes is None else len(classes.names)
+    if flags.reduce_labels is None and flags.ignore_index is None and count in (None, 2):
+        return True
+    if not held.bilevel and (count in (None, 1, 2) or flags.reduce_labels is not None):
+        raise ValueError(
+            f"label maps of {dataset.source} hold {_listed(held.values)} and nothing else in the first {held.rows} "
+            "rows: if 255 is the object, give --binary-masks; if 255 is ignored, as without it, only one class is "
+            "left and there is nothing to learn"
+        )
+    return False
+
+
+def _as_scene_parse(dataset: SceneParse150, held: Held, flags: Flags) -> Understanding:
+    """Nothing names the classes, so they are SceneParse150's, unless what the rows hold makes that doubtful."""
+    values = set(held.values) - {IGNORE_INDEX}
+    highest = max(values, default=0)
+    if held.values and highest < _MOST_OWN_VALUES:
+        zero = f"--num-labels {highest + 1} --no-reduce-labels if 0 is a class"
+        other = f"--num-labels {max(highest, 1)} --reduce-labels if 0 is to be ignored"
+        raise ValueError(
+            f"label maps of {dataset.source} hold {_listed(held.values)} in the first {held.rows} rows, and nothing "
+            f"names the classes; give --label-names, or {zero}, or {other}"
+            f"{', or --binary-masks' if highest == 1 else ''}"
+        )
+    rule = _scene_parse_rule(flags)
+    _check_values(dataset, held, rule)
+    said = (
+        "nothing names the classes, so they are SceneParse150's 150, where 0 is other; own classes take --label-names "
+        "or --num-labels, and --reduce-labels or --no-reduce-labels"
+    )
+    return Understanding(rule, ID2LABEL, warnings=[said])
+
+
+def _is_reduced(
+    dataset: SceneParse150, held: Held, classes: Classes | None, names: list[str], flags: Flags, is_beside: bool
+) -> bool:
+    """Whether raw 0 is "other" and raw k class k - 1: as it is said, or as nothing else can be."""
+    count, values = len(names), set(held.values) - {IGNORE_INDEX}
+    first_id = classes.first_id if classes else None
+    if flags.reduce_labels is not None:
+        if first_id == 1 and not flags.reduce_labels:
+            raise ValueError(
+                f"--no-reduce-labels makes 0 a class, but the ids in {classes and classes.source} begin at 1: leave "
+                f"the flag out, and 0 is ignored and 1 is {names[0]!r}; or begin the ids at 0, and 0 is {names[0]!r}"
+            )
+        return flags.reduce_labels
+    all_from_1 = values == set(range(1, count + 1)) and held.rows >= min(FIRST_ROWS, len(dataset))
+    if first_id == 1 or all_from_1:
+        return True
+    if (is_beside and first_id == 0) or _is_void(names[0]) or _is_background(names[0]):
+        return False
+    raise ValueError(
+        f"{count} classes ({_few(names)}) and label maps of {dataset.source} that hold {_listed(values)} leave two "
+        f"readings: with --no-reduce-labels 0 is {names[0]!r} and {count - 1} is {names[-1]!r}; with --reduce-labels 0 "
+        f"is ignored, 1 is {names[0]!r} and {count} is {names[-1]!r}; give one of them"
+    )
+
+
+def _ignored(names: list[str], reduced: bool, flags: Flags) -> int | tuple[int, ...] | None:
+    """As it is said; else 255, and what has a name for that, unless 0 is other, as in SceneParse150."""
+    if flags.ignore_index is not None or reduced:
+        return flags.ignore_index
+    void = [k for k, name in enumerate(names) if _is_void(name)]
+    return (*void, IGNORE_INDEX) if void else IGNORE_INDEX
+
+
+def _check_values(dataset: SceneParse150, held: Held, rule: LabelRule) -> None:
+    """Refuse values without a place in the rule, with the readings that would give them one."""
+    strays = sorted(value for value in held.values if rule.meaning(value) is None)
+    if not strays:
+        return
+    lowest = "0 (ignored) and 1" if rule.reduce_labels else "0"
+    readings = []
+    if strays == [IGNORE_INDEX]:
+        readings.append("--ignore-index 255 ignores it")
+    elif len(strays) == 1 and strays[0] == rule.num_labels and not rule.reduce_labels:
+        readings.append("--reduce-labels makes 0 ignored and moves every class down by one")
+        readings.append(f"--ignore-index {strays[0]} ignores it")
+    else:
+        readings.append("name as many classes as there are (--label-names or --num-labels)")
+        readings.append("or the values to ignore (--ignore-index)")
+    raise ValueError(
+        f"label maps of {dataset.source} hold {_listed(strays)} in the first {held.rows} rows, but "
+        f"{_count(rule.num_labels)} are {lowest} to {rule.highest}: {'; '.join(readings)}"
+    )
+
+
+# What is said
+
+
+def _check_rows(dataset: SceneParse150, found: Understanding, held: Held) -> list[str]:
+    """Read the first rows by the rule, and say what would make a night of training useless."""
+    counts = np.zeros(256, np.int64)
+    looked = 0
+    for row in range(len(dataset)):
+        if looked == held.rows:
+            break
+        encoded = dataset.encoded(row)[1]
+        if encoded is not None:
+            looked += 1
+            label_map = decode_label_map(encoded, dataset.where(row), found.rule)
+            counts += np.array(label_map.histogram(), np.int64)
+    if not counts.sum():
+        return []
+    pixels = Counter({found.rule.class_of(raw): 0 for raw in range(256)})
+    for raw in np.flatnonzero(counts).tolist():
+        pixels[found.rule.class_of(raw)] += int(counts[raw])
+    said = []
+    share = pixels[IGNORE_INDEX] / counts.sum()
+    if share > 0.5:
+        said.append(
+            f"{share:.0%} of the pixels in the first {looked} rows are ignored (--ignore-index, --reduce-labels and "
+            "--binary-masks decide which)"
+        )
+    ignored = {found.rule.class_of(value) for value in found.rule.ignored}
+    never = [name.strip() for k, name in found.id2label.items() if not pixels[k] and k not in ignored]
+    if never and found.id2label != ID2LABEL:
+        said.append(
+            f"{len(never)} of {len(found.id2label)} classes occur in none of the first {looked} rows: {_few(never)} "
+            "(--reduce-labels or --no-reduce-labels, --num-labels and --label-names decide which values they are)"
+        )
+    return said
+
+
+def _check_count(flags: Flags, count: int, classes: Classes | None) -> None:
+    if flags.num_labels not in (None, count) and classes is not None:
+        raise ValueError(
+            f"--num-labels is {flags.num_labels}, but {classes.source} names {count} classes that are not ignored; "
+            "leave it out, or name others as --label-names"
+        )
+
+
+def _is_void(name: str) -> bool:
+    return name.strip().lower().replace("'", "").replace("_", " ").replace("-", " ") in _VOID
+
+
+def _is_background(name: str) -> bool:
+    return name.strip().lower() in _BACKGROUND
+
+
+def _count(number: int) -> str:
+    return f"{number} class{'' if number == 1 else 'es'}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMES]) + (f", ... {names[-1]}" if len(names) > _MOST_NAMES else "")
+
+
+def _listed(values: Mapping[int, int] | Sequence[int] | set[int]) -> str:
+    """Numbers as people write them: 0 to 3, 7 and 255."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    shown = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    if len(shown) > 6:
+        shown = [*shown[:5], f"others up to {shown[-1]}"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else "nothing"

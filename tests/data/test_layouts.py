@@ -1,0 +1,178 @@
+"""Layouts of folders and lists of pairs: what is recognised is said, and what contradicts itself is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import SceneParse150
+from data.labels import LabelRule
+
+RULE = LabelRule(9, reduce_labels=False, ignore_index=255)
+
+
+def write(root: Path, **files: int) -> Path:
+    """Photos and label maps of one value each; a name says what it is, ``__`` a folder, ``_d_`` a dot."""
+    for name, value in files.items():
+        path = root / name.replace("__", "/").replace("_d_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (3, 2), value).save(path)
+    return root
+
+
+def lines(path: Path, *text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(text))
+    return path
+
+
+def found(root: Path, split: str = "train") -> list[tuple[int, int]]:
+    """The values of every photo and its label map."""
+    dataset = SceneParse150(root, split, RULE)
+    return [
+        (np.asarray(image)[0, 0, 0].item(), np.asarray(label)[0, 0].item())
+        for image, label in map(dataset.__getitem__, range(len(dataset)))
+    ]
+
+
+def refusal(root: Path, split: str = "train", kind: type[Exception] = ValueError) -> str:
+    with pytest.raises(kind, match=r"\w") as refused:
+        SceneParse150(root, split, RULE)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+PAIR: dict[str, Any] = {"images__a_d_png": 50, "masks__a_d_png": 3}
+
+
+@pytest.mark.parametrize(
+    ("files", "about"),
+    [
+        ({"images__a_d_png": 50, "annotations__a_d_png": 3}, ""),
+        (PAIR, "photos in images/, label maps in masks/"),
+        (
+            {"a_d_png": 50, "a_mask_d_png": 3},
+            "photos and label maps side by side in data/; label maps are called ..._mask",
+        ),
+        ({"train__a_d_png": 50, "train_gt__a_L_d_png": 3}, "train/ with train_gt/; label maps are called ..._L"),
+    ],
+)
+def test_what_was_recognised_is_said(files: dict[str, int], about: str, tmp_path: Path) -> None:
+    root = write(tmp_path / "data", **files)
+    assert SceneParse150(root, "train", RULE).about == about
+    assert found(root) == [(50, 3)]
+
+
+def test_a_folder_of_label_maps_without_images_in_it_is_passed_over(tmp_path: Path) -> None:
+    root = write(tmp_path, **PAIR)
+    lines(root / "annotations/instances.json", "{}")
+    assert found(root) == [(50, 3)]
+
+
+def test_two_folders_that_may_be_the_label_maps_are_refused(tmp_path: Path) -> None:
+    root = write(tmp_path, **PAIR, labels__a_d_png=4)
+    assert "has masks/ and labels/, each with images, and which one is meant cannot be told" in refusal(root)
+
+
+def test_two_ways_of_calling_label_maps_are_refused(tmp_path: Path) -> None:
+    root = write(tmp_path, images__a_d_png=50, masks__a_mask_d_png=3, masks__a_seg_d_png=4)
+    assert "are called ..._mask and ..._seg, equally often" in refusal(root)
+
+
+def test_years_name_two_sets_of_one_split_and_each_is_asked_for_in_full(tmp_path: Path) -> None:
+    root = write(
+        tmp_path,
+        images__train2014__a_d_png=50,
+        masks__train2014__a_d_png=3,
+        images__train2017__a_d_png=60,
+        masks__train2017__a_d_png=4,
+    )
+    assert found(root, "train2017") == [(60, 4)]
+    assert "has no split 'train'; it has train2014, train2017" in refusal(root)
+
+
+@pytest.mark.parametrize("asked", ["validation", "val", "val2017", "dev"])
+def test_a_split_is_known_by_all_its_names(asked: str, tmp_path: Path) -> None:
+    root = write(
+        tmp_path, images__train__a_d_png=50, masks__train__a_d_png=3, images__val__b_d_png=60, masks__val__b_d_png=4
+    )
+    assert found(root, asked) == [(60, 4)]
+
+
+@pytest.mark.parametrize("text", ["a", "a.png", "images/a.png", "/images/a.png", "a.jpg"])
+def test_a_list_names_photos_in_any_way(text: str, tmp_path: Path) -> None:
+    root = write(tmp_path, **PAIR, images__b_d_png=60, masks__b_d_png=4)
+    lines(root / "train.txt", text)
+    assert found(root) == [(50, 3)]
+
+
+def test_pairs_in_lists_of_voc_are_read(tmp_path: Path) -> None:
+    root = write(tmp_path, **PAIR)
+    lines(root / "ImageSets/Segmentation/train.txt", "/images/a.png /masks/a.png")
+    assert found(root) == [(50, 3)]
+
+
+def test_a_list_that_names_photos_that_are_gone_is_refused_by_line(tmp_path: Path) -> None:
+    root = write(tmp_path, **PAIR)
+    file = lines(root / "train.txt", "a", "gone", "lost")
+    assert f"{file} has 2 names of no image in {root}/images (line 2, 'gone', line 3, 'lost')" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (("image,mask", "a.png,b.png", "a.png,gone.png"), "names 1 files that are not there (line 3, 'gone.png')"),
+        (("a.png,b.png", "a.png"), "has 1 columns of files that are there (a.png,b.png)"),
+        (("x,y", "a,b"), "has 0 columns of files that are there (x, y)"),
+        (("a.png,b.png,b.png",), "has 3 columns of files that are there"),
+        ((), "lists nothing"),
+        (("image,photo,mask", "a.png,a.png,b.png"), "has 3 columns of files that are there (image, photo, mask)"),
+    ],
+)
+def test_lists_of_pairs_that_cannot_be_read_are_refused_by_file(
+    text: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    write(tmp_path, a_d_png=50, b_d_png=3)
+    file = lines(tmp_path / "pairs.csv", *text)
+    message = refusal(file)
+    assert message.startswith(str(file)) or f" of {file} " in message
+    assert said in message
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t", "|", ", "])
+@pytest.mark.parametrize(
+    "head", [("image", "label"), ("img_path", "mask_path"), ("Filename_image", "Ground Truth"), None]
+)
+def test_pairs_are_found_with_any_delimiter_and_header(sign: str, head: tuple[str, str] | None, tmp_path: Path) -> None:
+    write(tmp_path, a_d_png=50, b_d_png=3)
+    rows = [head] if head else []
+    file = lines(tmp_path / "list.csv", *(sign.join(row) for row in [*rows, ("a.png", "b.png")]))
+    assert found(file) == [(50, 3)]
+
+
+def test_names_with_commas_are_quoted(tmp_path: Path) -> None:
+    Image.new("L", (3, 2), 50).save(tmp_path / "a, b.png")
+    Image.new("L", (3, 2), 3).save(tmp_path / "c.png")
+    assert found(lines(tmp_path / "list.csv", "image,mask", '"a, b.png",c.png')) == [(50, 3)]
+
+
+def test_a_list_of_one_split_is_not_taken_for_another(tmp_path: Path) -> None:
+    write(tmp_path, a_d_png=50, b_d_png=3)
+    file = lines(tmp_path / "val.csv", "a.png,b.png")
+    assert found(file, "validation") == [(50, 3)]
+    assert "has no split 'train'; it has validation" in refusal(file)
+
+
+def test_columns_are_not_for_folders(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder of images, which has no columns"):
+        SceneParse150(write(tmp_path, **PAIR), "train", RULE, label_column="mask")
+
+
+def test_jpeg_masks_in_a_folder_open_by_a_binary_rule_alone(tmp_path: Path) -> None:
+    root = write(tmp_path, images__a_d_png=50, masks__a_d_jpg=255)
+    assert "no PNG, BMP or TIFF, which alone keep class ids (a.jpg)" in refusal(root)
+    assert np.asarray(SceneParse150(root, "train", LabelRule(2, False, None, True))[0][1]).max() == 1

@@ -1,0 +1,516 @@
+"""What label maps mean: taken where it cannot be wrong, else refused with both readings, and said in any case."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hub_server import HubServer, Repository
+from PIL import Image
+
+from data import SceneParse150
+from data.class_files import Classes, parse_classes, read_classes, ready_made
+from data.classes import ID2LABEL
+from data.decoding import decode_label_map
+from data.labels import SCENE_PARSE_LABELS, LabelRule
+from data.understanding import Flags, Understanding, understand, write_class_file
+
+ROOT = Path(__file__).resolve().parents[2]
+COLOURS = {"background": (0, 0, 0), "car": (64, 0, 128), "road": (128, 64, 128)}
+NAMED = Classes("names.txt", ("sky", "road", "car", "tree"))
+
+
+def encode(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def folder(root: Path, *maps: Any) -> Path:
+    """Photos with these label maps: arrays of values or colours, or pictures."""
+    for place in ("images", "annotations"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+    for number, held in enumerate(maps):
+        picture = held if isinstance(held, Image.Image) else Image.fromarray(np.asarray(held))
+        Image.new("RGB", picture.size).save(root / f"images/{number}.png")
+        picture.save(root / f"annotations/{number}.png")
+    return root
+
+
+def values(*held: int) -> np.ndarray:
+    return np.array([held], np.uint8)
+
+
+def about(root: Path, **flags: Any) -> Understanding:
+    return understand(SceneParse150(root), Flags(**flags))
+
+
+def refusal(root: Path, **flags: Any) -> str:
+    with pytest.raises(ValueError, match=r"\w") as refused:
+        about(root, **flags)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+# SceneParse150 itself
+
+
+@pytest.mark.parametrize("flags", [{}, {"ignore_index": 255}, {"reduce_labels": True}, {"num_labels": 150}])
+def test_scene_parse_150_is_read_as_ever(
+    flags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = understand(SceneParse150("toy", "validation"), Flags(**flags))
+    assert found.rule == LabelRule(ignore_index=flags.get("ignore_index"))
+    assert found.id2label == ID2LABEL
+    assert found.warnings == []
+
+
+def test_other_maps_that_hold_high_values_are_taken_for_scene_parse_150_aloud(tmp_path: Path) -> None:
+    found = about(folder(tmp_path, values(0, 3, 140)))
+    assert found.rule == SCENE_PARSE_LABELS
+    assert "nothing names the classes, so they are SceneParse150's 150, where 0 is other" in found.warnings[0]
+
+
+# One's own classes
+
+
+@pytest.mark.parametrize("flags", [{"classes": NAMED}, {"num_labels": 4}])
+@pytest.mark.parametrize("held", [(0, 1, 2, 3), (0, 2), (1, 2, 3), (0, 1, 4), (0, 3, 255)])
+def test_own_classes_leave_two_readings_and_both_are_spelled_out(
+    held: tuple[int, ...], flags: dict[str, Any], tmp_path: Path
+) -> None:
+    said = refusal(folder(tmp_path, values(*held)), **flags)
+    first, last = ("'sky'", "'tree'") if "classes" in flags else ("'LABEL_0'", "'LABEL_3'")
+    assert f"with --no-reduce-labels 0 is {first} and 3 is {last}" in said
+    assert f"with --reduce-labels 0 is ignored, 1 is {first} and 4 is {last}; give one of them" in said
+
+
+@pytest.mark.parametrize("reduce_labels", [False, True])
+def test_own_classes_are_read_as_is_said(reduce_labels: bool, tmp_path: Path) -> None:
+    found = about(folder(tmp_path, values(0, 1, 2, 3)), classes=NAMED, reduce_labels=reduce_labels)
+    assert found.rule == LabelRule(4, reduce_labels, None if reduce_labels else 255)
+    assert list(found.id2label.values()) == list(NAMED.names)
+
+
+@pytest.mark.parametrize(
+    ("held", "names", "reduced"),
+    [
+        ((1, 2, 3, 4), NAMED.names, True),  # 0 occurs nowhere and 4 does
+        ((0, 1, 2), ("background", "car", "road"), False),
+        ((0, 1, 2), ("unlabeled", "car", "road"), False),
+    ],
+)
+def test_a_rule_that_cannot_be_wrong_is_taken(
+    held: tuple[int, ...], names: tuple[str, ...], reduced: bool, tmp_path: Path
+) -> None:
+    assert about(folder(tmp_path, values(*held)), classes=Classes("n", names)).rule.reduce_labels is reduced
+
+
+def test_a_value_one_beyond_the_names_is_refused_with_both_ways_out(tmp_path: Path) -> None:
+    said = refusal(folder(tmp_path, values(0, 1, 4)), classes=NAMED, reduce_labels=False)
+    assert "hold 4 in the first 1 rows, but 4 classes are 0 to 3" in said
+    assert "--reduce-labels makes 0 ignored and moves every class down by one; --ignore-index 4 ignores it" in said
+
+
+@pytest.mark.parametrize("held", [(0, 1, 2, 3), (0, 2, 5, 15, 255), (1, 2)])
+def test_low_values_that_nothing_names_are_not_taken_for_scene_parse_150(held: tuple[int, ...], tmp_path: Path) -> None:
+    said = refusal(folder(tmp_path, values(*held)))
+    assert "nothing names the classes; give --label-names, or --num-labels" in said
+
+
+def test_ids_from_1_say_that_0_is_none(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 1, 2))
+    (root / "labels.json").write_text('{"1": "sky", "2": "road"}')
+    found = about(root)
+    assert (found.rule, found.id2label) == (LabelRule(2), {0: "sky", 1: "road"})
+    assert "begin at 1: leave the flag out, and 0 is ignored and 1 is 'sky'" in refusal(root, reduce_labels=False)
+
+
+def test_a_name_for_unlabeled_is_ignored_and_keeps_its_id(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 1, 2))
+    (root / "id2label.json").write_text('{"0": "unlabeled", "1": "sky", "2": "road"}')
+    found = about(root)
+    assert found.rule == LabelRule(3, False, (0, 255))
+    assert "0 is ignored (--ignore-index decides)" in found.lines[2]
+    assert found.warnings == []
+    reduced = about(root, reduce_labels=True)
+    assert (reduced.rule, reduced.id2label) == (LabelRule(2), {0: "sky", 1: "road"})
+
+
+def test_void_as_the_last_name_is_no_class(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 1, 2))
+    (root / "id2label.json").write_text('["sky", "road", "void"]')
+    found = about(root, reduce_labels=False)
+    assert (found.rule, found.id2label) == (LabelRule(2, False, (2, 255)), {0: "sky", 1: "road"})
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_a_number_that_contradicts_the_names_is_refused(number: int, tmp_path: Path) -> None:
+    said = refusal(folder(tmp_path, values(0, 1)), classes=NAMED, num_labels=number, reduce_labels=False)
+    assert f"--num-labels is {number}, but names.txt names 4 classes" in said
+
+
+# Masks
+
+
+@pytest.mark.parametrize("flags", [{}, {"classes": Classes("n", ("air", "cell"))}, {"num_labels": 2}, {"binary": True}])
+def test_masks_of_0_and_255_are_binary_where_nothing_contradicts(flags: dict[str, Any], tmp_path: Path) -> None:
+    found = about(folder(tmp_path, values(0, 255), values(0, 0)), **flags)
+    assert found.rule.is_binary
+    assert found.rule.normalise(values(0, 255), "here").tolist() == [[0, 1]]
+    assert "masks: 0 is the background, " in found.lines[2]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_masks_of_which_one_class_is_left_are_refused_before_training(number: int, tmp_path: Path) -> None:
+    said = refusal(folder(tmp_path, values(0, 255)), num_labels=number, reduce_labels=False)
+    assert "hold 0 and 255 and nothing else in the first 1 rows" in said
+    assert "if 255 is the object, give --binary-masks; if 255 is ignored, as without it, only one class is left" in said
+
+
+def test_one_class_is_too_few_for_masks_whatever_else_is_said(tmp_path: Path) -> None:
+    assert "--binary-masks" in refusal(folder(tmp_path, values(0, 255)), num_labels=1)
+    assert "--binary-masks" in refusal(folder(tmp_path, values(0, 255)), num_labels=2, ignore_index=255)
+
+
+def test_masks_of_one_bit_are_binary(tmp_path: Path) -> None:
+    found = about(folder(tmp_path, Image.fromarray(values(0, 1) > 0)))
+    assert found.rule == LabelRule(2, False, values=((0, 0), (1, 1)))
+
+
+def test_masks_that_are_seen_as_binary_are_held_to_it_in_every_row(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 255), values(0, 255), values(0, 3, 255))
+    dataset = SceneParse150(root)
+    dataset = dataset.with_rule(understand(dataset, rows=2).rule)
+    assert np.asarray(dataset[1][1]).tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match=r"2.png holds 3; .*if every value above 0 is the object, set binary"):
+        dataset[2]
+
+
+def test_0_and_255_among_more_classes_are_no_masks(tmp_path: Path) -> None:
+    assert about(folder(tmp_path, values(0, 1, 255)), num_labels=2, reduce_labels=False).rule == LabelRule(
+        2, False, 255
+    )
+
+
+# What is said
+
+
+def test_a_class_that_occurs_nowhere_is_said_with_the_flags(tmp_path: Path) -> None:
+    found = about(folder(tmp_path, values(0, 1, 3)), classes=NAMED, reduce_labels=False)
+    assert len(found.warnings) == 1
+    assert found.warnings[0].startswith("1 of 4 classes occur in none of the first 1 rows: car (--reduce-labels or")
+
+
+@pytest.mark.parametrize(("count", "said"), [(2, False), (3, True)])
+def test_more_than_half_of_the_pixels_ignored_is_said(count: int, said: bool, tmp_path: Path) -> None:
+    found = about(folder(tmp_path, values(0, 1, *[255] * count)), num_labels=2, reduce_labels=False)
+    assert [line.split(" are ignored")[0] for line in found.warnings] == (
+        ["60% of the pixels in the first 1 rows"] if said else []
+    )
+
+
+def test_the_lines_tell_rows_classes_and_labels(tmp_path: Path) -> None:
+    found = about(folder(tmp_path, values(0, 1, 2, 3)), classes=NAMED, reduce_labels=False)
+    assert found.lines == [
+        f"{tmp_path}, train: 1 rows",
+        "4 classes by names.txt (--label-names): sky, road, car, tree",
+        "labels: 4 classes; 0 is a class (--reduce-labels makes it ignored); 255 ignored (--ignore-index decides)",
+    ]
+
+
+def test_a_row_that_the_rule_does_not_allow_is_named(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 1), np.array([[0, 300]], np.uint16))
+    said = refusal(root, num_labels=2, reduce_labels=False)
+    assert "hold 300 in the first 2 rows" in said
+
+
+# Colours
+
+
+def painted(*names: str) -> np.ndarray:
+    return np.array([[COLOURS[name] for name in names]], np.uint8)
+
+
+def class_dict(root: Path, colours: dict[str, Any] | None = None) -> Path:
+    lines = [f"{name},{r},{g},{b}" for name, (r, g, b) in (colours or COLOURS).items()]
+    (root / "class_dict.csv").write_text("\n".join(["name,r,g,b", *lines]))
+    return root
+
+
+def classes_of(root: Path, found: Understanding) -> list[list[int]]:
+    dataset = SceneParse150(root).with_rule(found.rule)
+    return [np.asarray(dataset[i][1])[0].tolist() for i in range(len(dataset))]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_become_the_ids_of_their_class_file(mode: str, tmp_path: Path) -> None:
+    maps = [Image.fromarray(painted(*names)) for names in (("road", "background"), ("car", "road"))]
+    maps = [each.quantize(4) if mode == "P" else each.convert(mode) for each in maps]
+    root = class_dict(folder(tmp_path, *maps))
+    found = about(root)
+    assert list(found.id2label.values()) == list(COLOURS)
+    assert classes_of(root, found) == [[2, 0], [1, 2]]
+
+
+def test_a_colour_called_void_is_ignored_and_the_others_count_on(tmp_path: Path) -> None:
+    root = folder(tmp_path, painted("road", "car", "background"))
+    found = about(class_dict(root, {"Void": COLOURS["background"], "car": COLOURS["car"], "road": COLOURS["road"]}))
+    assert list(found.id2label.values()) == ["car", "road"]
+    assert classes_of(root, found) == [[1, 0, 255]]
+    assert "ignored: (0, 0, 0) (the class file decides" in found.lines[2]
+
+
+def test_colours_without_a_class_file_are_listed_with_their_shares_and_the_way_out(tmp_path: Path) -> None:
+    root = folder(tmp_path / "data", painted("road", "road", "car"), painted("background"))
+    said = refusal(root)
+    assert "hold 3 colours ((128, 64, 128) 50.0%, (64, 0, 128) 25.0%, (0, 0, 0) 25.0%)" in said
+    assert "put a class_dict.csv beside the data" in said
+    written = read_classes(write_class_file(SceneParse150(root), root / "class_dict.csv"))
+    assert written.names == ("background", "class_1", "class_2")
+    assert set(written.colours or ()) == set(COLOURS.values())
+    assert classes_of(root, about(root)) == [[2, 2, 1], [0]]
+
+
+def test_more_colours_than_can_be_classes_are_refused_as_blended(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    assert "hold 81 colours, more than the 32 of label maps: blended edges, or a photo" in refusal(
+        folder(tmp_path, noise)
+    )
+
+
+def test_a_colour_that_the_class_file_lacks_is_refused_with_row_share_and_remedy(tmp_path: Path) -> None:
+    root = class_dict(folder(tmp_path, painted("road"), np.array([[(1, 2, 3), (0, 0, 0)]], np.uint8)))
+    said = refusal(root)
+    assert said.startswith(f"label map of {root / 'images/1.png'} holds the colour (1, 2, 3) in 50.00% of its pixels")
+    assert "add a line for it, as a class or as void" in said
+
+
+def test_blended_edges_are_told_from_a_missing_class(tmp_path: Path) -> None:
+    edge = np.array([[(i, i // 2, 9) for i in range(20)]], np.uint8)
+    said = refusal(class_dict(folder(tmp_path, painted("road"), edge)))
+    assert "20 such colours look blended at edges: save masks without smoothing" in said
+
+
+def test_palettes_that_differ_from_row_to_row_are_no_class_ids(tmp_path: Path) -> None:
+    maps = [
+        Image.fromarray(painted(*names)).quantize(4)
+        for names in (("road", "road", "background"), ("car", "car", "road"))
+    ]
+    said = refusal(folder(tmp_path, *maps), num_labels=3, reduce_labels=False)
+    assert "have palettes that differ, so that indices are no class ids: palette index " in said
+
+
+def test_palette_indices_are_class_ids_where_no_file_names_colours(tmp_path: Path) -> None:
+    palette = Image.fromarray(values(0, 1, 2, 255))
+    palette.putpalette(bytes(range(256)) * 3)
+    found = about(folder(tmp_path, palette), num_labels=3, reduce_labels=False)
+    assert found.rule == LabelRule(3, False, 255)
+
+
+def test_the_border_of_pascal_voc_is_ignored_by_its_index(tmp_path: Path) -> None:
+    palette = Image.fromarray(values(0, 1, 2, 255))
+    palette.putpalette([*COLOURS["background"], *COLOURS["car"], *COLOURS["road"], *[9] * 756, 224, 224, 192])
+    root = class_dict(folder(tmp_path, palette))
+    found = about(root)
+    assert ((224, 224, 192), 255) in found.rule.colours
+    assert classes_of(root, found) == [[0, 1, 2, 255]]
+
+
+def test_colours_are_looked_up_in_under_3_ms(tmp_path: Path) -> None:
+    table = tuple(((i * 11 % 256, i * 7 % 256, i), i) for i in range(32))
+    rule = LabelRule(32, False, colours=table)
+    ids = np.random.default_rng(0).integers(0, 32, (512, 512))
+    codes = np.array([r | g << 8 | b << 16 for (r, g, b), _ in table], np.uint32)[ids]
+    assert np.array_equal(rule.normalise_colours(codes, "here"), ids)
+    times = []
+    for _ in range(15):
+        started = time.perf_counter()
+        rule.normalise_colours(codes, "here")
+        times.append(1e3 * (time.perf_counter() - started))
+    assert min(times) < 3
+
+
+# The rule, saved
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        SCENE_PARSE_LABELS,
+        LabelRule(2, False, None, True),
+        LabelRule(3, False, (0, 255)),
+        LabelRule(2, False, values=((7, 0), (8, 1), (9, 255))),
+        LabelRule(3, False, colours=tuple((colour, k) for k, colour in enumerate(COLOURS.values()))),
+    ],
+    ids=lambda rule: rule.describe(),
+)
+def test_a_rule_comes_back_from_json(rule: LabelRule) -> None:
+    assert LabelRule.from_dict(json.loads(json.dumps(rule.to_dict()))) == rule
+
+
+def test_stored_values_stand_for_others() -> None:
+    rule = LabelRule(2, False, values=((7, 0), (8, 1), (9, 255), (300, 1)))
+    assert rule.normalise(values(7, 8, 9), "here").tolist() == [[0, 1, 255]]
+    assert rule.normalise(np.array([[7, 300]], np.int32), "here").tolist() == [[0, 1]]
+    with pytest.raises(
+        ValueError, match="label map of here holds 10; its classes are those of its table, 7, 8, 9, 300"
+    ):
+        rule.normalise(values(7, 10), "here")
+
+
+# Class files
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:64,0,128::\nroad:128,64,128::\n"),
+        ("class_dict.csv", "name,r,g,b\nbackground,0,0,0\ncar,64,0,128\nroad,128,64,128\n"),
+        ("class_dict.csv", "name; red; green; blue\nbackground; 0; 0; 0\ncar; 64; 0; 128\nroad; 128; 64; 128\n"),
+        ("c.txt", "r\tg\tb\tName\n0\t0\t0\tbackground\n64\t0\t128\tcar\n128\t64\t128\troad\n"),
+        ("c.csv", 'Idx,Color_Code (R,Name\n0,"(0, 0, 0)",background\n1,"(64, 0, 128)",car\n2,#804080,road\n'),
+        ("c.json", '{"background": [0, 0, 0], "car": [64, 0, 128], "road": [128, 64, 128]}'),
+        ("c.json", '[{"name": "background", "color": "#000000"}, {"name": "car", "color": [64, 0, 128]}, '
+                   '{"name": "road", "color": "128,64,128"}]'),
+        ("c.json", '{"classes": [{"id": 2, "name": "road", "rgb": [128, 64, 128]}, {"id": 0, "name": "background", '
+                   '"rgb": [0, 0, 0]}, {"id": 1, "name": "car", "rgb": [64, 0, 128]}]}'),
+    ],
+)  # fmt: skip
+def test_class_files_of_every_form_give_names_and_colours(file: str, text: str) -> None:
+    found = parse_classes(text, file)
+    assert dict(zip(found.names, found.colours or (), strict=True)) == COLOURS
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "first_id"),
+    [
+        (
+            "objectInfo150.txt",
+            "Idx\tRatio\tTrain\tVal\tName\n1\t0.1\t10\t2\twall\n2\t0.1\t9\t3\tbuilding, edifice\n",
+            1,
+        ),
+        ("objectInfo150.csv", "Idx,Ratio,Train,Val,Stuff,Name\n1,0.1,10,2,1,wall\n2,0.1,9,3,0,building;edifice\n", 1),
+        ("_classes.csv", "Pixel Value, Class\n0, wall\n1, building\n", 0),
+        ("names.txt", "0 wall\n1 building\n", 0),
+        ("names.txt", "1: wall\n2: building\n", 1),
+        ("config.json", '{"id2label": {"0": "wall", "1": "building"}, "depths": [2]}', 0),
+        ("names.txt", "wall\nbuilding\n", None),
+    ],
+)
+def test_tables_and_lists_of_names_give_names_and_the_first_id(file: str, text: str, first_id: int | None) -> None:
+    assert parse_classes(text, file) == Classes(file, ("wall", "building"), None, first_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,r,g,b\na,1,2,3\nb,1,2,3", r"colour '\(1, 2, 3\)' is there twice"),
+        ("name,r,g,b\na,1,2,3\na,3,2,1", "name 'a' is there twice"),
+        ("name,r,g,b\na,1,2,300", "'1,2,300' is no colour; it must be three numbers, each 0 to 255"),
+        ("name,r,g,b\na,1,2", "line 2 has 3 cells, its header 4"),
+        ("Idx,Name\n0,a\n2,b", "no name for class 1; the ids of 2 names must be 0 to 1"),
+        ("Idx,Name\nx,a", "line 2 has 'x' for an id"),
+    ],
+)
+def test_class_files_that_contradict_themselves_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^label names in c.csv: {message}"):
+        parse_classes(text, "c.csv")
+
+
+def test_a_ready_made_class_file_is_one() -> None:
+    assert parse_classes(ready_made(COLOURS.values()), "c.csv").colours == ((0, 0, 0), (64, 0, 128), (128, 64, 128))
+
+
+# The Hub
+
+SIDEWALK = """
+import json, sys
+from data import SceneParse150
+from data.sources.choice import named_classes
+from data.understanding import Flags, understand
+names = sys.argv[2] if len(sys.argv) > 2 else None
+try:
+    dataset = SceneParse150(sys.argv[1])
+    found = understand(dataset, Flags(named_classes(names)) if names else Flags())
+    pair = dataset.with_rule(found.rule)[0]
+    print(json.dumps([found.rule.to_dict(), list(found.id2label.values()), found.lines, max(pair[1].tobytes())]))
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+def start(hub: HubServer, home: Path, *arguments: str, **variables: str) -> list[Any]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
+    kept |= {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-c", SIDEWALK, *arguments]
+    done = subprocess.run(command, env=kept | variables, capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def sidewalk(columns: tuple[str, str] = ("pixel_values", "label")) -> bytes:
+    label_map = encode(Image.fromarray(np.array([[0, 1, 34]], np.uint8)))
+    files = [{"bytes": file, "path": None} for file in (encode(Image.new("RGB", (3, 1))), label_map)]
+    table = pa.table({name: pa.array([file] * 3) for name, file in zip(columns, files, strict=True)})
+    stream = io.BytesIO()
+    pq.write_table(table, stream)
+    return stream.getvalue()
+
+
+NAMES = {str(k): ("unlabeled" if k == 0 else f"flat-{k}") for k in range(35)}
+
+
+@pytest.mark.parametrize("revision", ["main", "refs/convert/parquet"])
+def test_the_form_of_sidewalk_semantic_needs_nothing_but_its_name(revision: str, tmp_path: Path) -> None:
+    name = "data/train-00000-of-00001.parquet" if revision == "main" else "default/train/0000.parquet"
+    with HubServer() as hub:
+        names = {"id2label.json": json.dumps(NAMES).encode(), "README.md": b"."}
+        revisions = {"main": dict(names), revision: {}}
+        revisions["main"] |= names
+        revisions[revision] |= {name: sidewalk()}
+        hub.repositories["datasets/segments/sidewalk-semantic"] = Repository(revisions)
+        found = start(hub, tmp_path, "segments/sidewalk-semantic")
+        assert LabelRule.from_dict(found[0]) == LabelRule(35, False, (0, 255))
+        assert found[1] == list(NAMES.values())
+        assert "photos from column pixel_values, label maps from label (--image-column, --label-column)" in found[2][0]
+        assert (
+            "35 classes by segments/sidewalk-semantic/id2label.json (--label-names): unlabeled, flat-1" in found[2][1]
+        )
+        assert found[3] == 255
+        hub.log.clear()
+        assert start(hub, tmp_path, "segments/sidewalk-semantic", HF_HUB_OFFLINE="1") == found
+        assert hub.log == []
+
+
+def test_names_of_another_repository_are_fetched_and_kept(tmp_path: Path) -> None:
+    files = {"a-id2label.json": json.dumps(NAMES).encode(), "b-id2label.json": b'["x"]', "train.txt": b""}
+    with HubServer() as hub:
+        hub.repositories["datasets/org/maps"] = Repository({"main": {"train.parquet": sidewalk(("image", "mask"))}})
+        hub.repositories["datasets/org/label-files"] = Repository({"main": files})
+        found = start(hub, tmp_path, "org/maps", "org/label-files/a-id2label.json")
+        assert found[1] == list(NAMES.values())
+        assert start(hub, tmp_path, "org/maps", "org/label-files/a-id2label.json", HF_HUB_OFFLINE="1") == found
+        several = start(hub, tmp_path, "org/maps", "org/label-files")
+        assert several[0] == "ValueError"
+        assert "has several files of class names; name one: org/label-files/<a-id2label.json, b-id2l" in several[1]
+        gone = start(hub, tmp_path, "org/maps", "org/label-files/c.json")
+        assert gone[0] == "FileNotFoundError"
+        assert "has no c.json; it has a-id2label.json, b-id2label.json" in gone[1]
+
+
+def test_a_label_map_alone_is_read_by_the_rule() -> None:
+    rule = LabelRule(3, False, (0, 255))
+    assert np.asarray(decode_label_map(encode(Image.fromarray(values(0, 1, 2))), "here", rule)).tolist() == [
+        [255, 1, 2]
+    ]
