@@ -31,24 +31,24 @@ from tqdm import tqdm
 from data import SceneParse150, train_test_split
 from data.augmentation.jitter import ColorJitter, mix
 from data.augmentation.on_device import AugmentOnDevice
-from data.augmentation.paper import PAPER_SCALE, PaperAugmentation
+from data.augmentation.paper import PAPER_SCALE
 from data.batches import (
-    KeepRatio,
     Loader,
-    OriginalLabels,
-    PaperCrop,
-    Resized,
     Samples,
-    Unprocessed,
     collate,
     explain_lost_worker,
+    for_evaluation,
+    for_training,
     is_lost_worker,
     to_device,
 )
-from data.classes import ID2LABEL, IGNORE_INDEX
-from data.labels import LabelRule, read_label_names
+from data.class_files import read_classes
+from data.classes import IGNORE_INDEX
+from data.labels import SCENE_PARSE_LABELS
 from data.order import NO_ROW, Place, StepSampler
 from data.sources.hub import HubSource
+from data.splits import NoSplitError
+from data.understanding import Flags, Understanding, understand
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.config import variant_of
 from segformer.console import speak_plainly
@@ -56,6 +56,7 @@ from segformer.machine import peak_memory_mib
 from segformer.metrics import class_table
 from segformer.pages.report import REPORT_NAME, build_report, refresh_report
 from segformer.pages.samples import Shown
+from segformer.photos import decode_photo
 from segformer.provenance import provenance
 from segformer.segmenter import choose_device, processor_of
 from segformer.training.arguments import parse_arguments
@@ -90,60 +91,52 @@ __all__ = ["TrainConfig", "configure", "evaluate", "parse_arguments", "train", "
 Pairs = SceneParse150 | Subset[Any]
 
 
-def label_rule(config: TrainConfig) -> LabelRule:
-    """What the raw values of the label maps mean."""
-    ignored = config.ignore_index
-    if ignored is None and not (config.reduce_labels or config.binary_masks):
-        ignored = IGNORE_INDEX
-    return LabelRule(len(id2label(config)), config.reduce_labels, ignored, config.binary_masks)
+class Rows(NamedTuple):
+    """The rows to train on and to evaluate on, one and the same if there is nothing to train, and what they mean."""
+
+    train: Pairs
+    evaluation: Pairs
+    labels: Understanding
 
 
-def id2label(config: TrainConfig) -> dict[int, str]:
-    """The names of the classes."""
-    if config.label_names is not None:
-        names = read_label_names(Path(config.label_names))
-    elif config.binary_masks:
-        names = ["background", "object"]
-    elif config.num_labels in (None, len(ID2LABEL)):
-        return ID2LABEL
-    else:
-        names = [f"LABEL_{k}" for k in range(config.num_labels)]
-    if config.num_labels not in (None, len(names)):
-        raise ValueError(f"num_labels is {config.num_labels}, but there are names for {len(names)} classes")
-    return dict(enumerate(names))
+def open_rows(config: TrainConfig) -> Rows:
+    """The rows that the settings name. Raises ValueError where settings and label maps leave two readings."""
+
+    def split_of(name: str) -> SceneParse150:
+        columns = config.image_column, config.label_column
+        return SceneParse150(config.dataset, name, SCENE_PARSE_LABELS, decode_photo, *columns)
+
+    scored: SceneParse150 | None = None
+    if config.eval_split is not None:
+        try:
+            scored = split_of("validation" if config.eval_split == "auto" else config.eval_split)
+        except NoSplitError:
+            if config.eval_split != "auto":
+                raise
+    classes = read_classes(Path(config.label_names)) if config.label_names else None
+    told = (config.num_labels, config.reduce_labels, config.ignore_index, bool(config.binary_masks))
+    rows = scored if scored and config.eval_only else split_of(config.split)
+    labels = understand(rows, Flags(classes, *told))
+    rows = rows.with_rule(labels.rule)
+    if scored is not None:
+        return Rows(rows, scored.with_rule(labels.rule), labels)
+    return Rows(*train_test_split(rows, config.test_size, config.seed), labels)
 
 
 def training_samples(config: TrainConfig, rows: Pairs, processor: ImageProcessor) -> Samples:
     """Rows to train on, augmented as the settings say."""
-    if config.augmentation == "paper":
-        ignored = (0, IGNORE_INDEX) if config.reduce_labels else (IGNORE_INDEX,)
-        crop = PaperAugmentation(processor.size, ignored=ignored)
-        return Samples(rows, PaperCrop(replace(processor, do_resize=False), crop, config.seed))
-    if config.augment_on_device:
-        return Samples(rows, Unprocessed(processor.size if processor.do_resize else None, processor.resample))
-    return Samples(rows, Resized(processor, ColorJitter() if config.augmentation == "jitter" else None, config.seed))
+    return Samples(rows, for_training(processor, config.augmentation, config.seed, config.augment_on_device))
 
 
 def evaluation_samples(config: TrainConfig, rows: Pairs, processor: ImageProcessor) -> Samples:
     """Rows to score, as they are."""
-    as_it_is = replace(processor, do_resize=False)
-    if config.eval_resolution == "keep-ratio":
-        return Samples(rows, KeepRatio(as_it_is, config.scales))
-    return Samples(
-        rows, OriginalLabels(processor, as_it_is) if config.eval_resolution == "original" else Resized(processor)
-    )
+    return Samples(rows, for_evaluation(processor, config.eval_resolution, config.scales))
 
 
-def build_samples(config: TrainConfig, processor: ImageProcessor) -> tuple[Samples, Samples]:
-    """The rows to train on and the rows to evaluate on; one and the same rows if there is nothing to train."""
-    rule = label_rule(config)
-    if config.eval_split is not None:
-        eval_rows: Pairs = SceneParse150(config.dataset, config.eval_split, rule)
-        train_rows: Pairs = eval_rows if config.eval_only else SceneParse150(config.dataset, config.split, rule)
-    else:
-        rows = SceneParse150(config.dataset, config.split, rule)
-        train_rows, eval_rows = train_test_split(rows, config.test_size, config.seed)
-    return training_samples(config, train_rows, processor), evaluation_samples(config, eval_rows, processor)
+def build_samples(config: TrainConfig, processor: ImageProcessor, rows: Rows | None = None) -> tuple[Samples, Samples]:
+    """The rows to train on and the rows to evaluate on, on their way to the model."""
+    rows = rows or open_rows(config)
+    return training_samples(config, rows.train, processor), evaluation_samples(config, rows.evaluation, processor)
 
 
 def build_device_augmentation(
@@ -153,20 +146,7 @@ def build_device_augmentation(
     if not config.augment_on_device:
         return lambda batch: batch
     jitter = ColorJitter() if config.augmentation == "jitter" else None
-    augment = AugmentOnDevice(
-        jitter,
-        config.seed,
-        processor.rescale_factor if processor.do_rescale else 1.0,
-        processor.image_mean if processor.do_normalize else (0.0, 0.0, 0.0),
-        processor.image_std if processor.do_normalize else (1.0, 1.0, 1.0),
-        processor.do_reduce_labels,
-    )
-
-    def finish(batch: dict[str, Any]) -> dict[str, Any]:
-        images, labels = augment(batch["images"], batch["labels"], batch["place"])
-        return {"images": images, "labels": labels}
-
-    return finish
+    return AugmentOnDevice.in_place_of(processor, jitter, config.seed).finish
 
 
 def build_loader(samples: Samples, places: Iterable[list[Place]], config: TrainConfig, device: torch.device) -> Loader:
@@ -177,38 +157,39 @@ def build_loader(samples: Samples, places: Iterable[list[Place]], config: TrainC
 # ------------------------------------------------------------------------------------------------------------- model
 
 
-def build_model(config: TrainConfig, source: str | Path | None) -> tuple[Segformer, ImageProcessor]:
+def build_model(
+    config: TrainConfig, source: str | Path | None, labels: Understanding | None = None
+) -> tuple[Segformer, ImageProcessor]:
     """The model to train and its processor, from ``source`` or anew, with the classes of the data."""
+    labels = labels or open_rows(config).labels
     rates = {"drop_path_rate": config.drop_path_rate, "classifier_dropout_prob": config.classifier_dropout}
     changes: dict[str, Any] = {name: rate for name, rate in rates.items() if rate is not None}
-    names = id2label(config)
     torch.manual_seed(config.seed)
     if source is None:
-        processor = ImageProcessor()
-        model = Segformer(VARIANTS[config.variant or "b0"](id2label=names, **changes))
+        processor, model = (
+            ImageProcessor(),
+            Segformer(VARIANTS[config.variant or "b0"](id2label=labels.id2label, **changes)),
+        )
     else:
-        model = Segformer.from_pretrained(source, id2label=names, config_changes=changes)
-        held = variant_of(model.config)
+        processor = processor_of(source)
+        model = Segformer.from_pretrained(source, id2label=labels.id2label, config_changes=changes)
+        held, started_anew = variant_of(model.config), model.load_report.missing + model.load_report.mismatched
         if config.variant not in (None, held):
             raise ValueError(
                 f"checkpoint {source} holds variant {held or 'of another size'}, this run asks for {config.variant}; "
                 "leave out --variant, or name another --checkpoint"
             )
-        started_anew = model.load_report.missing + model.load_report.mismatched
         if config.eval_only and started_anew:
             raise ValueError(
-                f"{source} lacks {started_anew[0]} for these {len(names)} classes, so there is nothing to score; "
-                "give its own classes by --num-labels or --label-names"
+                f"{source} lacks {started_anew[0]} for these {len(labels.id2label)} classes, so there is nothing to "
+                "score; give its own classes by --num-labels or --label-names"
             )
-        processor = processor_of(source)
-    size = processor.size if config.image_size is None else (config.image_size, config.image_size)
-    scale = PAPER_SCALE if config.eval_resolution == "keep-ratio" else None
     return model, replace(
         processor,
         do_resize=processor.do_resize or config.image_size is not None,
-        size=size,
-        do_reduce_labels=config.reduce_labels,
-        keep_ratio_scale=scale,
+        size=processor.size if config.image_size is None else (config.image_size, config.image_size),
+        do_reduce_labels=labels.rule.reduce_labels,
+        keep_ratio_scale=PAPER_SCALE if config.eval_resolution == "keep-ratio" else None,
         keep_ratio_multiple=32,
     )
 
@@ -339,16 +320,10 @@ def evaluate(
             matrix.update(fullres.argmax_of_mean(logits, labels.shape[-2:]), labels)
     matrix.all_reduce()
     total_loss, valid_pixels = sum_over_ranks(total_loss), sum_over_ranks(valid_pixels)
-    scores = matrix.scores()
     seconds = time.perf_counter() - started
     return {
         "eval_loss": float(total_loss / valid_pixels),
-        "eval_mean_iou": scores.mean_iou,
-        "eval_mean_accuracy": scores.mean_accuracy,
-        "eval_overall_accuracy": scores.overall_accuracy,
-        "eval_per_category_iou": scores.per_category_iou.tolist(),
-        "eval_per_category_accuracy": scores.per_category_accuracy.tolist(),
-        "eval_per_category_share": (matrix.counts.sum(1) / matrix.counts.sum()).tolist(),
+        **{f"eval_{name}": value for name, value in matrix.scores().entries().items()},
         "eval_runtime": seconds,
         "eval_samples_per_second": len(samples) / seconds,
     }
@@ -390,7 +365,7 @@ def predict_samples(
 
 
 def describe(
-    config: TrainConfig, model: Segformer, processor: ImageProcessor, plan: Plan, num_eval_rows: int
+    config: TrainConfig, model: Segformer, processor: ImageProcessor, plan: Plan, rows: Rows
 ) -> RunDescription:
     """What a run knows of itself before its first step, for its report and its model card."""
     settings = shareable(asdict(config))
@@ -400,9 +375,12 @@ def describe(
         model=f"SegFormer-{(variant_of(model.config) or 'custom').upper()}",
         parameters=model.num_parameters,
         train_images=0 if config.eval_only else plan.num_rows,
-        eval_images=num_eval_rows,
+        eval_images=len(rows.evaluation),
         image_size=list(processor.size),
         total_steps=plan.total_steps,
+        labels=rows.labels.rule.to_dict(),
+        understood=[*rows.labels.lines, *(f"WARNING: {warning}" for warning in rows.labels.warnings)],
+        scored_rows="" if isinstance(rows.evaluation, Subset) else rows.evaluation.split,
         provenance=provenance(settings["checkpoint"], model.load_report.path),
     )
 
@@ -418,8 +396,9 @@ class Run:
         dtype = amp_dtype(config.amp, self.device)
         self.earlier = EarlierRun(config, self.ranks)
         with self.ranks.writer_first():  # in case something has to be fetched or drawn
-            self.model, self.processor = build_model(config, self.earlier.checkpoint or config.checkpoint)
-            self.train_samples, self.eval_samples = build_samples(config, self.processor)
+            source, rows = self.earlier.checkpoint or config.checkpoint, open_rows(config)
+            self.model, self.processor = build_model(config, source, rows.labels)
+            self.train_samples, self.eval_samples = build_samples(config, self.processor, rows)
         self.model.config.check_image_size(*self.processor.size)
         self.model.to(self.device)
         self.augment = build_device_augmentation(config, self.processor)
@@ -435,9 +414,9 @@ class Run:
         if config.compile:
             self.model.compile()
         self.distributed = distribute(self.model, self.ranks, self.device)
-        self.about = describe(config, self.model, self.processor, self.plan, len(self.eval_samples))
+        self.about = describe(config, self.model, self.processor, self.plan, rows)
         if self.ranks.is_writer:
-            print(start_summary(config, self.about, self.plan, self.device, "", self.ranks.count))
+            print(start_summary(config, self.about, self.plan, self.device, self.ranks.count), flush=True)
         if not config.dry_run:  # only now, when nothing is left that could refuse to start, is the folder touched
             self.output_dir = self.earlier.claim_output_dir(self.history)
             self.repository = full_id(config.hub_model_id, self.output_dir, account) if account else None

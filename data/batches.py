@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -115,6 +115,27 @@ class KeepRatio:
         height, width = evaluation_size(*image.size, scale=limits)
         view = image.resize((width, height), Image.Resampling.BILINEAR)
         return self.process(view, Image.new("L", view.size))[0]
+
+
+def for_training(processor: Any, augmentation: str, seed: int, on_device: bool = False) -> Prepare:
+    """The way of training rows: "none", "jitter" or "paper"; of the jitter, some may be left to the device.
+
+    ``processor`` is a dataclass with the fields of transformers' processors, of which a changed copy may be made.
+    """
+    if augmentation == "paper":
+        ignored = (0, IGNORE_INDEX) if processor.do_reduce_labels else (IGNORE_INDEX,)
+        return PaperCrop(replace(processor, do_resize=False), PaperAugmentation(processor.size, ignored=ignored), seed)
+    if on_device:
+        return Unprocessed(processor.size if processor.do_resize else None, processor.resample)
+    return Resized(processor, ColorJitter() if augmentation == "jitter" else None, seed)
+
+
+def for_evaluation(processor: Any, resolution: str, scales: tuple[float, ...] = (1.0,)) -> Prepare:
+    """The way of rows to score: labels as "processed", at their "original" size, or photos "keep-ratio" too."""
+    as_it_is = replace(processor, do_resize=False)
+    if resolution == "keep-ratio":
+        return KeepRatio(as_it_is, scales)
+    return OriginalLabels(processor, as_it_is) if resolution == "original" else Resized(processor)
 
 
 class Samples(Dataset[Sample]):

@@ -34,7 +34,7 @@ from data.sources.cache import FULL
 from data.sources.columns import Known
 from data.sources.saved import saved_splits
 from data.sources.shards import write_shard
-from data.splits import split_named
+from data.splits import NoSplitError, split_named
 
 ROWS_PER_SHARD = 10_000
 _SCENE_CATEGORIES = "sceneCategories.txt"
@@ -56,7 +56,7 @@ class Folder:
         layout = list_layout(Path(root)) if is_list(Path(root)) else find_layout(Path(root))
         chosen = split if split in layout.splits else split_named(split)
         if chosen not in layout.splits:
-            raise ValueError(f"{root} has no split {split!r}; it has {', '.join(layout.splits)}")
+            raise NoSplitError(f"{root} has no split {split!r}; it has {', '.join(layout.splits)}")
         self.split = chosen
         place = layout.splits[chosen]
         self.path, self._annotations = place.images, place.annotations

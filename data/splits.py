@@ -28,6 +28,10 @@ _BOUND = r"(-?\d+)(%?)"
 _PART = re.compile(rf"(?P<name>\w+)(?:\[(?P<start>{_BOUND})?:(?P<stop>{_BOUND})?\])?")
 
 
+class NoSplitError(ValueError):
+    """A source does not have the split that was asked for."""
+
+
 @dataclass(frozen=True)
 class SplitPart:
     """One term of an expression: the split's name and the two ends of its slice, as written ("10%", "-5" or "")."""

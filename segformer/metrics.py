@@ -83,6 +83,17 @@ class Scores:
         """The share of all labelled pixels that were found."""
         return float(_ratio(self.found.sum(), self.labelled.sum()))
 
+    def entries(self) -> dict[str, float | list[float]]:
+        """The scores under the names that ``evaluate`` has for them, and each class's share of the labelled pixels."""
+        return {
+            "mean_iou": self.mean_iou,
+            "mean_accuracy": self.mean_accuracy,
+            "overall_accuracy": self.overall_accuracy,
+            "per_category_iou": self.per_category_iou.tolist(),
+            "per_category_accuracy": self.per_category_accuracy.tolist(),
+            "per_category_share": _ratio(self.labelled, self.labelled.sum()).tolist(),
+        }
+
     def __repr__(self) -> str:
         columns = {
             "IoU": self.per_category_iou,

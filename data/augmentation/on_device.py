@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,23 @@ class AugmentOnDevice:
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     reduce_labels: bool
+
+    @classmethod
+    def in_place_of(cls, processor: Any, jitter: ColorJitter | None, seed: int) -> AugmentOnDevice:
+        """What the processor would have done."""
+        return cls(
+            jitter,
+            seed,
+            processor.rescale_factor if processor.do_rescale else 1.0,
+            processor.image_mean if processor.do_normalize else (0.0, 0.0, 0.0),
+            processor.image_std if processor.do_normalize else (1.0, 1.0, 1.0),
+            processor.do_reduce_labels,
+        )
+
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch that ``Unprocessed`` made, on the device: ``images`` and ``labels`` as the model takes them."""
+        images, labels = self(batch["images"], batch["labels"], batch["place"])
+        return {"images": images, "labels": labels}
 
     def __call__(self, images: Tensor, labels: Tensor, places: Sequence[Place]) -> tuple[Tensor, Tensor]:
         """The images jittered and normalised, and the labels reduced."""

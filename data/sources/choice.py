@@ -16,7 +16,7 @@ from data.sources.columns import NOT_ASKED, Asked
 from data.sources.hub import HOME, SCENE_PARSE_150, HubFile, HubSource, find_class_file
 from data.sources.saved import open_saved, saved_splits
 from data.sources.shards import Rows, Shard, write_shard
-from data.splits import SPLIT_NAMES, split_named
+from data.splits import SPLIT_NAMES, NoSplitError, split_named
 from data.toy import scenes
 
 
@@ -207,7 +207,7 @@ def _of_configuration(
 
 
 def _no_split(source: str, split: str, splits: Iterable[str]) -> ValueError:
-    return ValueError(f"{source} has no split {split!r}; it has {', '.join(sorted(splits))}")
+    return NoSplitError(f"{source} has no split {split!r}; it has {', '.join(sorted(splits))}")
 
 
 def _by_number(path: PurePosixPath) -> list[tuple[int, str]]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data.sources.columns import NOT_ASKED, Asked, Columns, find_columns
 from data.sources.prepared import PreparedRows
-from data.splits import split_named
+from data.splits import NoSplitError, split_named
 
 _DICT, _STATE = "dataset_dict.json", "state.json"
 
@@ -57,7 +57,7 @@ def open_saved(folder: Path, split: str, asked: Asked) -> list[SavedRows]:
     splits = {split_named(name) or name: each for name, each in saved_splits(folder).items()}
     chosen = splits.get(split) or splits.get(split_named(split) or "")
     if chosen is None:
-        raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(sorted(splits))}")
+        raise NoSplitError(f"{folder} has no split {split!r}; it has {', '.join(sorted(splits))}")
     files = [str(file["filename"]) for file in _entries(chosen / _STATE).get("_data_files", [])]
     for file in files:
         if not (chosen / file).is_file():

@@ -32,6 +32,8 @@ class RunDescription:
     eval_images: int = 0
     image_size: list[int] = field(default_factory=list)  # height and width that the model sees
     total_steps: int = 0
+    scored_rows: str = ""  # the split that is scored; empty where part of the training rows is held out
+    understood: list[str] = field(default_factory=list)  # of the data, as it was said
     labels: dict[str, Any] = field(default_factory=dict)  # what the values of its label maps mean
     provenance: dict[str, Any] = field(default_factory=dict)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segformer.config import VARIANTS
-from segformer.training.settings import changeable, check_settings, per_start, setting
+from segformer.training.settings import changeable, check_settings, found_out, per_start, setting
 
 
 @dataclass(frozen=True)
@@ -15,22 +15,25 @@ class TrainConfig:
     """Every setting of a run, under the guide's names; the defaults are the guide's. Raises ValueError by name."""
 
     recipe: str = setting("guide", "the settings to start from")
-    dataset: str = changeable("scene_parse_150", "folder or glob of parquet shards, scene_parse_150 (Hub), or toy")
+    dataset: str = changeable("scene_parse_150", "folder, glob, list of files, owner/name on the Hub, or toy")
+    image_column: str | None = changeable(None, "column of the photos, where it cannot be told")
+    label_column: str | None = changeable(None, "column of the label maps, where it cannot be told")
     split: str = setting("train[:50]", "rows to train on, such as train or train[:50]")
-    eval_split: str | None = setting(None, "rows to evaluate on; without it, --test-size of --split is held out")
+    eval_split: str | None = setting(
+        None,
+        "rows to evaluate on; 'auto' is validation if there is one; else --test-size of --split is held out",
+    )
     test_size: float = setting(0.2, "share of --split to hold out when there is no --eval-split", at_least=0, below=1)
     checkpoint: str | None = setting("nvidia/mit-b0", "Hub id, folder or file to start from; 'none' to start anew")
     variant: str | None = setting(None, "b0 to b5: size of a model that starts anew, b0 if not given", tuple(VARIANTS))
     image_size: int | None = setting(
         None, "side in pixels that photos are resized to; else the checkpoint's, or 512", at_least=1
     )
-    num_labels: int | None = setting(
-        None, "number of classes; else as many as named, or SceneParse150's 150", at_least=1
-    )
-    label_names: str | None = setting(None, "file that names the classes: JSON, or a name a line")
-    reduce_labels: bool = setting(True, "raw label 0 is 'other', and label k class k - 1; without, label k is class k")
-    ignore_index: int | None = setting(None, "one more raw label to ignore; 255 if labels are not reduced")
-    binary_masks: bool = setting(False, "any raw label above 0 is the object; takes --no-reduce-labels")
+    num_labels: int | None = found_out("number of classes; else as many as are named", at_least=1)
+    label_names: str | None = found_out("file that names the classes, and their colours if masks have colours")
+    reduce_labels: bool | None = found_out("0 is ignored and k is class k - 1; with --no-reduce-labels k is class k")
+    ignore_index: int | None = found_out("one more value of a label map to ignore; else 255, where it is free")
+    binary_masks: bool | None = found_out("masks of two classes: 0, and whatever is above it")
     augmentation: str = setting("jitter", "of training images: the guide's or the paper's", ("none", "jitter", "paper"))
     augment_on_device: bool = setting(False, "jitter and normalise there; workers only decode and resize")
     drop_path_rate: float | None = setting(
@@ -172,6 +175,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Data of one's own: the paper's augmentation and schedule, over epochs instead of steps.
     "own": {
         "split": "train",
+        "eval_split": "auto",
         "augmentation": "paper",
         "head_learning_rate_factor": 10.0,
         "weight_decay": 0.01,

@@ -24,16 +24,18 @@ def setting(
     choices: Sequence[str] | None = None,
     at_least: float | None = None,
     below: float = 2**31,
-    on_resume: Literal["kept", "told", "free"] = "kept",
+    on_resume: Literal["kept", "found", "told", "free"] = "kept",
 ) -> Any:
     """A field of a settings dataclass: one of ``choices``, or a number of ``at_least`` and ``below`` its limits.
 
-    A run that is resumed with another value is refused ("kept"), or told of it, or free to have it.
+    A run that is resumed with another value is refused ("kept", and "found" where both are said: None is found out), or
+    told of it, or free to have it.
     """
     rules = {"choices": choices, "at_least": at_least, "below": below, "on_resume": on_resume}
     return field(default=default, metadata={"help": meaning, **rules})
 
 
+found_out = partial(setting, None, on_resume="found")
 changeable = partial(setting, on_resume="told")
 per_start = partial(setting, on_resume="free")
 
@@ -97,7 +99,9 @@ def check_resumable(config: Any, saved: Mapping[str, Any]) -> None:
         plain = then is None or isinstance(then, str | int | float)  # a forged checkpoint may hold anything
         if each.name not in saved or (plain and now == then) or each.metadata["on_resume"] == "free":
             continue
-        if each.metadata["on_resume"] == "kept":
+        if each.metadata["on_resume"] == "found" and None in (now, then):
+            continue
+        if each.metadata["on_resume"] in ("kept", "found"):
             refused.append((each.name, then, now))
         else:
             logger.info("%s is now %r, it was %r", each.name, now, then)

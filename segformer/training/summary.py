@@ -22,20 +22,19 @@ _SCORED = {
 }
 
 
-def start_summary(
-    config: TrainConfig, about: RunDescription, plan: Plan, device: torch.device, labels: str, num_ranks: int
-) -> str:
-    """A few lines of 80 columns: machine, model, data, labels, sizes, steps and schedule."""
+def start_summary(config: TrainConfig, about: RunDescription, plan: Plan, device: torch.device, num_ranks: int) -> str:
+    """A few lines of 80 columns: machine, model, data and what was understood of it, sizes, steps and schedule."""
     count = about.parameters
     parameters = f"{count:,}" if count < 100_000 else f"{count / 1e6:.1f} million"
     origin = f"from {config.checkpoint}" if config.checkpoint else "starting anew"
     size = " x ".join(str(side) for side in reversed(about.image_size))
     to_train = "" if config.eval_only else f"{about.train_images:,} photos to train on, "
+    scored = about.scored_rows or f"{config.test_size:.0%} of {config.split}, held out"
     told = {
         "device": f"{device_name(device)}, {_precision(config, device)}" + (f", {num_ranks} ranks" * (num_ranks > 1)),
         "model": f"{about.model}, {parameters} parameters, {origin}",
-        "data": f"{config.dataset}, {_splits(config)}: {to_train}{about.eval_images:,} to score",
-        "labels": labels,
+        "data": "\n".join(about.understood),
+        "rows": f"{to_train}{about.eval_images:,} to score ({scored})",
         "photos": f"{size} pixels, {_AUGMENTATIONS[config.augmentation]}; {_SCORED[config.eval_resolution]}",
     }
     if not config.eval_only:
@@ -47,8 +46,9 @@ def aligned(told: Mapping[str, str]) -> str:
     """Texts behind their names, wrapped to 80 columns."""
     lines = []
     for name, text in told.items():
-        first, rest = f"{name:<10}", " " * 10
-        lines += textwrap.wrap(text, _WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+        for number, each in enumerate(text.split("\n")):
+            first, rest = f"{'' if number else name:<10}", " " * 10
+            lines += textwrap.wrap(each, _WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
     return "\n".join(lines)
 
 
@@ -64,17 +64,11 @@ def _precision(config: TrainConfig, device: torch.device) -> str:
     return str(amp_dtype(config.amp, device) or torch.float32).removeprefix("torch.")
 
 
-def _splits(config: TrainConfig) -> str:
-    if config.eval_only:
-        return config.eval_split or f"{config.test_size:.0%} of {config.split}"
-    return f"{config.split} and {config.eval_split}" if config.eval_split else f"{config.split}, parted at random"
-
-
 def _steps(config: TrainConfig, plan: Plan, num_ranks: int) -> str:
     parts = [(config.gradient_accumulation_steps, "passes"), (num_ranks, "ranks")]
     times = "".join(f" x {count} {what}" for count, what in parts if count > 1)
     batch = f"{config.per_device_train_batch_size} photos{times}"
-    epochs = f"{plan.epoch(plan.total_steps):.3g} epochs of {plan.steps_per_epoch:,} steps"
+    epochs = f"{plan.epoch(plan.total_steps):.3g} epochs of {plan.steps_per_epoch:,}"
     return f"{plan.total_steps:,} of {batch}, {epochs}"
 
 
