@@ -139,9 +139,23 @@ def recognise(weights: Mapping[str, Tensor]) -> Recognised:
     and for parts of an attention that do not fit together.
     """
     prefix = _shared_prefix(weights)
+    parts, left_out, found = _sort_out(weights, prefix)
+    joined = _joined(parts)
+    if _SMP in found:  # its encoder has the authors' names
+        found.discard(_AUTHORS)
+    remarks = []
+    if any(_MMSEG_HEAD.match(name.removeprefix(prefix)) for name in left_out):
+        remarks.append("its decode head is mmsegmentation's, another function, and is left out")
+    if _SMP in found and _have_two_classes(joined):
+        remarks.append("its one logit becomes two classes, of which 1 is where its sigmoid exceeds 0.5")
+    return Recognised(joined, left_out, [family for family in FAMILIES if family in found], prefix, remarks)
+
+
+def _sort_out(weights: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], list[str], set[str]]:
+    """The tensors of the model, under our names; the names of those that it does without; the families they are of."""
     parts: dict[str, Tensor] = {}
     first_name: dict[str, str] = {}
-    spellings: set[str] = set()
+    families: set[str] = set()
     left_out, unknown = [], []
     for name, tensor in weights.items():
         inner = name.removeprefix(prefix)
@@ -151,7 +165,7 @@ def recognise(weights: Mapping[str, Tensor]) -> Recognised:
             if ours in parts:
                 raise ValueError(f"holds {ours} twice, as {first_name[ours]} and as {name}")
             parts[ours], first_name[ours] = tensor, name
-            spellings.add(family)
+            families.add(family)
         elif any(kind.match(inner) for kind in (_OTHER_HEADS, _MMSEG_HEAD)) or _COUNTS.fullmatch(name):
             left_out.append(name)
         elif name.startswith(prefix):
@@ -161,16 +175,7 @@ def recognise(weights: Mapping[str, Tensor]) -> Recognised:
     if unknown or not parts:
         strange = unknown or list(weights)
         raise ValueError(f"holds {len(strange)} tensors that no SegFormer has, such as {', '.join(strange[:3])}")
-    if _SMP in spellings:  # its encoder has the authors' names
-        spellings.discard(_AUTHORS)
-    families = [family for family in FAMILIES if family in spellings]
-    remarks = []
-    if any(_MMSEG_HEAD.match(name.removeprefix(prefix)) for name in left_out):
-        remarks.append("its decode head is mmsegmentation's, another function, and is left out")
-    joined = _joined(parts)
-    if _SMP in families and _have_two_classes(joined):
-        remarks.append("its one logit becomes two classes, of which 1 is where its sigmoid exceeds 0.5")
-    return Recognised(joined, left_out, families, prefix, remarks)
+    return parts, left_out, families
 
 
 def to_ours(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         except Exception as error:  # the reader's own, and what torch raises for tensors that it does not have
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    return _named_tensors(_unpickle(path), path)
+    strangers = _strangers(path)
+    weights = _named_tensors(_unpickle(path, strangers), path)
+    if strangers:
+        logger.warning("%s: left unbuilt, as no tensor needs it: %s", path, ", ".join(strangers))
+    return weights
 
 
 def shard_names(index: Path) -> list[str]:
@@ -98,28 +102,30 @@ class _Inert:
         """Keep nothing."""
 
 
-def _unpickle(path: Path) -> Any:
+def _strangers(path: Path) -> list[str]:
+    """The classes and functions that a pickle asks for and the safe loader does not know, by name."""
     try:
-        strangers = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # no archive, or a damaged one: the loader itself says what it is
-        strangers = []
+        return []
+
+
+def _unpickle(path: Path, strangers: Sequence[str]) -> Any:
     try:
         with torch.serialization.safe_globals([(_Inert, name) for name in strangers]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises what it likes
         asked = re.search(r"GLOBAL (\S+) (?:was not|whose)", str(error))
-        why = f"asks for {asked[1]}" if asked else type(error).__name__
+        why = f"it asks for {asked[1]}" if asked else type(error).__name__
         raise ValueError(f"{path} is not a whole pickle of plain tensors ({why}): refused") from error
-    if strangers:
-        logger.warning("%s: left unbuilt, as no tensor needs it: %s", path, ", ".join(strangers))
-    return loaded
 
 
 def _named_tensors(loaded: object, path: Path) -> dict[str, Tensor]:
     """The one mapping of named tensors in what a pickle held."""
     found = dict(_mappings(loaded))
     if not found:
-        raise ValueError(f"{path} holds something other than named tensors ({_kind(loaded)}): refused")
+        cure = "save a model's state_dict() and not the model" if isinstance(loaded, _Inert) else "refused"
+        raise ValueError(f"{path} holds something other than named tensors ({_kind(loaded)}): {cure}")
     place = min(found, key=_rank)
     if others := [".".join(other) for other in found if other != place]:
         if _rank(place) == len(_WRAPPERS):

@@ -142,6 +142,19 @@ def test_objects_beside_the_tensors_are_left_unbuilt_and_named(
     assert re.search(r"last\.pth: left unbuilt, as no tensor needs it: \w+\.", caplog.text)
 
 
+def test_an_old_pickle_that_asks_for_a_stranger_is_refused_by_its_name(folder: Path, v4: Weights) -> None:
+    content = {"model": v4, "args": Namespace(lr=0.1)}
+    torch.save(content, folder / "old.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"old\.pth is not a whole pickle .*it asks for argparse\.Namespace"):
+        Segformer.from_pretrained(folder / "old.pth")
+
+
+def test_a_whole_model_in_a_pickle_is_refused_with_its_cure(folder: Path, tiny_model: Segformer) -> None:
+    torch.save(tiny_model, folder / "whole.pth")
+    with pytest.raises(ValueError, match=r"whole\.pth holds something other than named tensors .*state_dict\(\)"):
+        Segformer.from_pretrained(folder / "whole.pth")
+
+
 class Caller:
     """Unpickling this as pickle does would call ``exec``, which no module's name gives away."""
 
