@@ -34,6 +34,7 @@ from data.labels import LabelRule
 from segformer import Segmenter
 from segformer.console import one_line, speak_plainly
 from segformer.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME
+from segformer.machine import keep_freed_memory
 from segformer.pages.photo_page import PagePhoto, PhotoPage
 from segformer.pictures import palette
 from segformer.predictions import (
@@ -243,6 +244,7 @@ def label_rule_of(source: str, segmenter: Segmenter) -> LabelRule:
 def main() -> int:
     """Run from the command line; the exit status is 1 if any photo could not be read."""
     speak_plainly()
+    keep_freed_memory()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow refuses what is really too large
     options = parse_arguments()
     try:

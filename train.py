@@ -52,25 +52,25 @@ from data.understanding import Flags, Understanding, understand
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.config import variant_of
 from segformer.console import speak_plainly
-from segformer.machine import peak_memory_mib
+from segformer.machine import keep_freed_memory, peak_memory_mib
 from segformer.metrics import class_table
 from segformer.pages.report import REPORT_NAME, build_report, refresh_report
 from segformer.pages.samples import Shown
 from segformer.photos import decode_photo
 from segformer.provenance import provenance
-from segformer.segmenter import choose_device, processor_of
+from segformer.segmenter import choose_device
 from segformer.training.arguments import parse_arguments
 from segformer.training.checkpoints import refuse_broken, rotate_checkpoints, save_checkpoint, whole_checkpoint
 from segformer.training.description import RunDescription, write_results
+from segformer.training.faults import explain
 from segformer.training.history import History, Plan, duration
-from segformer.training.interrupts import Interrupted, StopRequest
+from segformer.training.interrupts import Interrupted, StopRequest, hear_no_more_of_workers
 from segformer.training.precision import amp_dtype, autocast
 from segformer.training.ranks import (
     ALONE,
     Ranks,
     compute_deterministically,
     distribute,
-    is_lost_rank,
     join_ranks,
     leave_ranks,
     sum_over_ranks,
@@ -171,8 +171,9 @@ def build_model(
             Segformer(VARIANTS[config.variant or "b0"](id2label=labels.id2label, **changes)),
         )
     else:
-        processor = processor_of(source)
+        processor = ImageProcessor.from_pretrained(source)
         model = Segformer.from_pretrained(source, id2label=labels.id2label, config_changes=changes)
+        model.config.check_takes_photos()
         held, started_anew = variant_of(model.config), model.load_report.missing + model.load_report.mismatched
         if config.variant not in (None, held):
             raise ValueError(
@@ -408,13 +409,13 @@ class Run:
         self.plan = Plan.over(len(self.train_samples), rows_per_step, config.num_train_epochs, config.max_steps)
         self.history = History(self.plan, self.device)
         self.rows = self.train_samples.identity()
-        self.earlier.restore(self.model, self.optimizer, self.scaler, self.history, self.rows)
+        self.about = describe(config, self.model, self.processor, self.plan, rows)
+        self.earlier.restore(self.model, self.optimizer, self.scaler, self.history, self.rows, self.about)
         publishing = config.push_to_hub and self.ranks.is_writer
         account = check_login(config.hub_model_id) if publishing else None
         if config.compile:
             self.model.compile()
         self.distributed = distribute(self.model, self.ranks, self.device)
-        self.about = describe(config, self.model, self.processor, self.plan, rows)
         if self.ranks.is_writer:
             print(start_summary(config, self.about, self.plan, self.device, self.ranks.count), flush=True)
         if not config.dry_run:  # only now, when nothing is left that could refuse to start, is the folder touched
@@ -493,7 +494,7 @@ class Run:
     def how_to_go_on(self) -> tuple[str, int]:
         """What to say of a run that was stopped, and the signal that stopped it."""
         number = self.stop.signal or signal.SIGTERM
-        again = f"--resume-from-checkpoint last --output-dir {self.output_dir} and the same settings"
+        again = f"python train.py --resume-from-checkpoint {self.output_dir}"
         return f"stopped by {signal.Signals(number).name} after step {self.history.step}; go on with {again}", number
 
     def places(self, first_step: int, last_step: int) -> StepSampler:
@@ -531,6 +532,7 @@ class Run:
             "rows_per_step": self.plan.rows_per_step,
             "rows": self.rows,
             "config": asdict(self.config),
+            "labels": self.about.labels,
             "progress": asdict(history.progress),
             "unlogged": history.read_unread(),
             "optimizer": self.optimizer.state_dict(),
@@ -626,6 +628,7 @@ def train(config: TrainConfig) -> Path:
 def main() -> int:
     """Run from the command line; what ends a run is one line, not a traceback."""
     speak_plainly()
+    keep_freed_memory()
     config = parse_arguments()
     try:
         train(config)
@@ -633,11 +636,11 @@ def main() -> int:
         print(stopped, file=sys.stderr)
         return 128 + stopped.signal
     except KeyboardInterrupt:
-        print("interrupted; go on with --resume-from-checkpoint and the same --output-dir", file=sys.stderr)
+        print("interrupted; go on with --resume-from-checkpoint and the run's folder", file=sys.stderr)
         return 130
     except Exception as error:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # workers that end from now on are no news
-        told = explain(error)
+        hear_no_more_of_workers()
+        told = explain_lost_worker(error) if is_lost_worker(error) else explain(error)
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
@@ -645,21 +648,6 @@ def main() -> int:
     finally:
         leave_ranks()
     return 0
-
-
-def explain(error: Exception) -> str | None:
-    """One line about a mistake in the settings or the data, or about what the machine lacks; None for our own."""
-    if is_lost_worker(error):
-        return explain_lost_worker(error)
-    if isinstance(error, ValueError | OSError | FloatingPointError | MemoryError):
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        from_worker = "Original Traceback" in str(error)  # then the last line is what went wrong
-        return lines[-1] if from_worker else " ".join(lines)
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"{str(error).partition('. ')[0]}; lower --per-device-train-batch-size and accumulate instead"
-    if isinstance(error, RuntimeError) and is_lost_rank(error):  # torchrun, which has the last word, names it
-        return "another rank has ended; go on with --resume-from-checkpoint last"
-    return None
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ class Segmenter:
             raise ValueError(
                 f"{source} has no decoder of ours, only an encoder; fine-tune it, then ask it for segments"
             )
-        processor = processor_of(source, revision, token, local_files_only)
+        processor = ImageProcessor.from_pretrained(source, revision, token, local_files_only)
         try:
             model.config.check_takes_photos()
         except ValueError as error:
@@ -277,16 +277,6 @@ class Segmenter:
                 self.batch_size,
                 self.device,
             )
-
-
-def processor_of(
-    source: str | Path,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-) -> ImageProcessor:
-    """The processor of a Hub id or folder, or the one beside a weights file; the default if a model has none."""
-    return ImageProcessor.from_pretrained(source, revision, token, local_files_only)
 
 
 def choose_device(device: torch.device | str | None = None) -> torch.device:

@@ -41,3 +41,9 @@ class Interrupted(Exception):  # noqa: N818 - no error: the run did as it was as
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.signal = number
+
+
+def hear_no_more_of_workers() -> None:
+    """Let processes that end from now on be no news; torch's loader raises an error wherever one does."""
+    if hasattr(signal, "SIGCHLD"):  # Windows has none
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

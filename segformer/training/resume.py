@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import logging
 from itertools import takewhile
 from pathlib import Path
@@ -22,6 +23,7 @@ from segformer.training.checkpoints import (
     remove_leftovers,
     set_aside_later,
 )
+from segformer.training.description import RunDescription
 from segformer.training.history import History, Plan, Progress
 from segformer.training.output import RunLock, check_output_dir, claim_output_dir, empty_output_dir
 from segformer.training.ranks import Ranks
@@ -57,11 +59,18 @@ class EarlierRun:
         scaler: torch.amp.GradScaler,
         history: History,
         rows: dict[str, Any],
+        about: RunDescription,
     ) -> None:
         """Bring optimiser, scaler and history to where they were; ``rows`` tell the training rows from others."""
         if self.checkpoint is None:
             return
         self._check_fit(model, history, rows)
+        held = self._state.get("labels")  # which runs of before do not have
+        if isinstance(held, dict) and _plain(held) != _plain(about.labels):
+            raise ValueError(
+                f"the checkpoint was trained on label maps read by the rule {held}, this run reads them by "
+                f"{about.labels}; give the flags or the class file of before"
+            )
         try:
             _restore(self._state, optimizer, scaler, history)
         except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
@@ -178,6 +187,10 @@ def _restore(
         scaler.load_state_dict(state["scaler"])
     history.progress = Progress(**state["progress"])
     history.unread = [(torch.tensor(float(loss)), torch.tensor(float(norm))) for loss, norm in state["unlogged"]]
+
+
+def _plain(rule: dict[str, Any]) -> str:
+    return json.dumps(rule, sort_keys=True, default=str)
 
 
 def _bring_along(checkpoint: Path, folder: Path, progress: Progress) -> None:

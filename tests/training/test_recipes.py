@@ -108,10 +108,11 @@ def test_every_augmentation_gives_class_ids(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_labels": 3, "label_names": "names.txt"}, "num_labels is 3, but there are names for 2 classes"),
+        ({"num_labels": 3, "label_names": "names.txt", "reduce_labels": True}, "num-labels is 3.* names 2 classes"),
         ({"label_names": "absent.txt"}, "absent.txt"),
-        ({"binary_masks": True}, "reduce_labels is True but binary masks have no other"),
-        ({"num_labels": 2}, "label map of .* holds .*; its classes are 0 \\(other\\) to 2"),
+        ({"binary_masks": True, "reduce_labels": True}, "reduce_labels is True but binary masks have no other"),
+        ({"num_labels": 2}, "leave two readings: with --no-reduce-labels 0 is .*; with --reduce-labels 0 is ignored"),
+        ({"num_labels": 2, "reduce_labels": True}, "hold .* 0 \\(ignored\\) and 1 to 2"),
     ],
 )
 def test_labels_that_contradict_each_other_are_refused(
@@ -290,7 +291,7 @@ def test_settings_that_contradict_each_other_are_refused_at_once(changes: dict[s
     ("changes", "message"),
     [
         ({"variant": "b2"}, "variant None, this run asks for 'b2'"),
-        ({"num_labels": 149}, "num_labels None, this run asks for 149"),
+        ({"num_labels": 149, "reduce_labels": False}, "has other classes than the 149 asked for"),
         ({"learning_rate": 1.0}, "learning_rate 6e-05, this run asks for 1.0; go on with the former, or start"),
     ],
 )
@@ -306,6 +307,7 @@ def test_other_rows_are_refused_and_a_dataset_that_moved_is_not(
     settings: dict[str, Any], small_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
+    settings |= {"num_labels": 150, "reduce_labels": True}
     train(configure("guide", **settings))
     moved = tmp_path / "moved"
     moved.symlink_to(small_shards)

@@ -787,7 +787,8 @@ def test_a_resumed_run_goes_on_with_the_scale_it_had(settings: dict[str, Any]) -
     assert run.scaler.get_scale() == 2.0**8  # doubled once, after four steps
     resumed = training.Run(configure("guide", **settings, resume_from_checkpoint="last"))
     resumed.scaler = torch.amp.GradScaler("cpu", growth_interval=4)
-    resumed.earlier.restore(resumed.model, resumed.optimizer, resumed.scaler, resumed.history, resumed.rows)
+    parts = resumed.model, resumed.optimizer, resumed.scaler, resumed.history
+    resumed.earlier.restore(*parts, resumed.rows, resumed.about)
     assert resumed.scaler.state_dict() == run.scaler.state_dict()
 
 
