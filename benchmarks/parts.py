@@ -1,4 +1,4 @@
-"""The parts by themselves: loss forward and backward, prediction, and one update of the confusion matrix.
+"""The parts by themselves: losses forward and backward, prediction, and one update of the confusion matrix.
 
 python -m benchmarks.parts --against plain --memory
 """
@@ -9,6 +9,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,17 @@ from torch import Tensor
 
 from benchmarks import measure, peers
 from segformer import ConfusionMatrix, fullres
+from segformer.fullres import Loss
 
 _COLUMNS = ["part", "shape", "ms", "peer_ms", "ratio", "difference"]
 _K = 150
+_LOSSES = {
+    "weighted": Loss(weights=tuple(0.1 + k / _K for k in range(_K))),
+    "smoothed": Loss(smoothing=0.1),
+    "focal": Loss("focal"),
+    "OHEM": Loss("ohem"),
+    "with Dice": Loss(dice_weight=0.5),
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,8 +52,11 @@ def _smooth_logits(options: argparse.Namespace) -> Tensor:
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").contiguous() * 4
 
 
-def loss_sides(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    """Both losses with their gradients, each on logits in the layout that suits it; they return loss and gradient."""
+def loss_sides(options: argparse.Namespace, loss: Loss | None = None) -> dict[str, Callable[[], Any]]:
+    """Both ways of a loss with its gradient, each on logits in the layout that suits it; they return loss and gradient.
+
+    Without a loss it is the cross-entropy, as the training step and transformers have it.
+    """
     torch.manual_seed(0)
     smooth = _smooth_logits(options)
     labels = torch.randint(0, _K, (options.batch_size, options.size, options.size), device=options.device)
@@ -61,10 +73,10 @@ def loss_sides(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
 
         return run
 
-    return {
-        "ours": side(fullres.cross_entropy, torch.channels_last),
-        "peer": side(peers.plain_loss, torch.contiguous_format),
-    }
+    ours, plain = fullres.cross_entropy, peers.plain_loss
+    if loss is not None:
+        ours, plain = (partial(by, loss=loss) for by in (fullres.mean_loss, fullres.plain_loss))
+    return {"ours": side(ours, torch.channels_last), "peer": side(plain, torch.contiguous_format)}
 
 
 def prediction_sides(options: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
@@ -110,6 +122,7 @@ def main() -> None:
         print(json.dumps({"peak_memory_mib": peak}))
         return
     parts = {"loss": loss_sides, "prediction": prediction_sides, "mean IoU update": metric_sides}
+    parts |= {f"loss, {name}": partial(loss_sides, loss=loss) for name, loss in _LOSSES.items()}
     rows = []
     for part, make_sides in parts.items():
         ways = make_sides(options)

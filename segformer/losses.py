@@ -114,23 +114,25 @@ def plain_loss(logits: Tensor, labels: Tensor, loss: Loss, ignore_index: int = 2
         upsampled, labels, weights, ignore_index=ignore_index, reduction="none", label_smoothing=loss.smoothing
     )
     target = torch.where(valid, labels, 0)
-    probability = upsampled.softmax(1)
-    truth = probability.gather(1, target[:, None])[:, 0]
+    probability = upsampled.softmax(1) if loss.kind != "cross-entropy" or loss.dice_weight else upsampled
     if loss.kind == "focal":
-        cost = cost * (1 - truth) ** loss.gamma
+        cost = cost * (1 - probability.gather(1, target[:, None])[:, 0]) ** loss.gamma
     if loss.kind == "ohem":
-        cost = cost * _hardest(torch.where(valid, truth, 2).detach(), valid.sum())
+        truth = probability.detach().gather(1, target[:, None])[:, 0]
+        cost = cost * _hardest(torch.where(valid, truth, 2), valid.sum())
     divisor = weights[target][valid].sum()
-    total = cost.sum() / torch.where(divisor > 0, divisor, 1)
-    if loss.dice_weight:
-        one_hot = F.one_hot(target, K).permute(0, 3, 1, 2) * valid[:, None]
-        found, predicted, labelled = (
-            values.sum((0, 2, 3)) for values in (probability * one_hot, probability * valid[:, None], one_hot)
-        )
-        occurs = labelled > 0
-        dice = 2 * found[occurs] / (predicted[occurs] + labelled[occurs])
-        total = total + loss.dice_weight * (1 - dice).sum() / occurs.sum().clamp(min=1)
-    return total
+    mean = cost.sum() / torch.where(divisor > 0, divisor, 1)
+    return mean + loss.dice_weight * _plain_dice_loss(probability, target, valid) if loss.dice_weight else mean
+
+
+def _plain_dice_loss(probability: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """1 - Dice, averaged over the classes that occur, from probabilities (B, K, H, W)."""
+    one_hot = F.one_hot(target, probability.shape[1]).permute(0, 3, 1, 2) * valid[:, None]
+    values = (probability * one_hot, probability * valid[:, None], one_hot)
+    found, predicted, labelled = (each.sum((0, 2, 3)) for each in values)
+    occurs = labelled > 0
+    dice = 2 * found[occurs] / (predicted[occurs] + labelled[occurs])
+    return (1 - dice).sum() / occurs.sum().clamp(min=1)
 
 
 def _hardest(truth: Tensor, valid_pixels: Tensor) -> Tensor:

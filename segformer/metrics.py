@@ -19,6 +19,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+_CHUNK_PIXELS = 2**16  # counted at a time: their numbers stay in a CPU's cache
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores:
@@ -162,19 +164,29 @@ class ConfusionMatrix:
             raise ValueError(f"predictions are {predictions.dtype} and labels {labels.dtype}; both must be integers")
         if labels.numel() == 0:
             return
-        # Labels get a row each from the lowest to the highest that may occur, so that one histogram of pairs counts the
-        # classes, the ignored pixels and any strays between them, and no pixel has to be picked out first.
-        lowest, highest = min(0, self.ignore_index), max(self.num_labels - 1, self.ignore_index)
+        step = _CHUNK_PIXELS if labels.device.type == "cpu" else labels.numel()
+        first, *others = zip(*(torch.split(each.flatten(), step) for each in (predictions, labels)), strict=True)
+        counts = self._count(*first)
+        for chunk in others:
+            counts += self._count(*chunk)
+        self._add(counts)
+
+    def _count(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """The pixels of every label, classes or not, and prediction."""
+        lowest, highest = self._label_range
         self._require(labels, "labels", lowest, highest)
         if not _within(predictions, 0, self.num_labels - 1):
             predictions = predictions.masked_fill(labels == self.ignore_index, 0)
             self._require(predictions, "predictions", 0, self.num_labels - 1)
         cells = (highest - lowest + 1) * self.num_labels
         kind = torch.int32 if cells < 2**31 else torch.int64  # the narrower, the faster
-        pairs = torch.add(predictions.to(kind), labels.to(kind), alpha=self.num_labels).flatten()
+        pairs = torch.add(predictions.to(kind), labels.to(kind), alpha=self.num_labels)
         if lowest:
             pairs -= lowest * self.num_labels
-        counts = torch.bincount(pairs, minlength=cells).view(-1, self.num_labels)
+        return torch.bincount(pairs, minlength=cells).view(-1, self.num_labels)
+
+    def _add(self, counts: Tensor) -> None:
+        lowest = self._label_range[0]
         classes = slice(-lowest, self.num_labels - lowest)
         counts[self.ignore_index - lowest] = 0
         strays = counts.sum(1)
@@ -182,6 +194,15 @@ class ConfusionMatrix:
         if strays.any():
             self._refuse("labels", int(strays.nonzero()[0]) + lowest)
         self.counts += counts[classes]
+
+    @property
+    def _label_range(self) -> tuple[int, int]:
+        """The lowest and highest label that may occur.
+
+        Each between them gets a row, so that one histogram of pairs counts the classes, the ignored pixels and any
+        strays, and no pixel has to be picked out first.
+        """
+        return min(0, self.ignore_index), max(self.num_labels - 1, self.ignore_index)
 
     def _require(self, values: Tensor, name: str, lowest: int, highest: int) -> None:
         if not _within(values, lowest, highest):
