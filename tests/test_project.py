@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -93,6 +96,23 @@ def test_tables_of_measurements_say_what_the_result_files_say(page: Path) -> Non
     text = page.read_text(encoding="utf-8")
     assert "<!-- results/" in text
     assert tables.render(text) == text
+
+
+def test_the_picture_of_the_architecture_shows_the_model_as_it_is() -> None:
+    architecture = _script("docs/architecture.py")
+    drawn = architecture.draw(architecture.measure())
+    assert (ROOT / "docs/architecture.svg").read_text(encoding="utf-8") == drawn, "run python docs/architecture.py"
+
+
+def _script(path: str) -> ModuleType:
+    """A file outside the packages as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where a NamedTuple looks for its names
+    spec.loader.exec_module(module)
+    return module
 
 
 def _imports(path: Path) -> set[str]:
