@@ -1,4 +1,4 @@
-"""Write the committed measurements into the READMEs: ``python -m benchmarks.tables``.
+"""Write the committed measurements into the pages: ``python -m benchmarks.tables``.
 
 ``<!-- results/NAME.json: column, column -->`` and ``<!-- end -->`` mark where a table belongs and which columns it has.
 A test checks that what stands between them is what the files say.
@@ -15,7 +15,9 @@ from typing import Any
 from benchmarks.measure import RESULTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "README.ko.md", ROOT / "benchmarks/README.md")
+PAGES = tuple(
+    ROOT / page for page in ("README.md", "README.ko.md", "docs/speed.md", "docs/speed.ko.md", "benchmarks/README.md")
+)
 _PLACE = re.compile(r"(<!-- results/(?P<name>[\w-]+)\.json: (?P<columns>[\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _HEADINGS = {
     "ms": "ours, ms",
