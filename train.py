@@ -118,6 +118,7 @@ def open_rows(config: TrainConfig) -> Rows:
     rows = scored if scored and config.eval_only else split_of(config.split)
     labels = understand(rows, Flags(classes, *told))
     rows = rows.with_rule(labels.rule)
+    rows[0]  # a photo that cannot be read is told of before anything is made
     if scored is not None:
         return Rows(rows, scored.with_rule(labels.rule), labels)
     return Rows(*train_test_split(rows, config.test_size, config.seed), labels)

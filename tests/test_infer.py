@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ import torch
 from PIL import Image
 
 from data import SceneParse150
+from data.labels import LabelRule
 from infer import infer, newest_run, parse_arguments
-from segformer import ConfusionMatrix, ImageProcessor, Segformer, Segmenter
+from segformer import ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, Segmenter
 from segformer.console import one_line
 from segformer.pictures import class_shares, overlay, palette
 from segformer.predictions import Segmented, Worker, check_output_dir, find_photos, output_names, segment_files
+from segformer.training.description import RunDescription
 from segformer.views import Views
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -745,3 +748,91 @@ def test_the_page_shows_every_photo_and_scores_those_with_annotations(
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert f"{matrix.scores().mean_iou:.3f}" in page
     assert "http://" not in page.replace("http://www.w3.org/", "")
+
+
+# Truths
+
+
+@pytest.fixture
+def binary_run(tiny_config: SegformerConfig, tmp_path: Path) -> Path:
+    """A model of two classes whose run read masks of 0 and 255, and recorded that."""
+    torch.manual_seed(0)
+    folder = tmp_path / "binary"
+    Segformer(replace(tiny_config, id2label={0: "background", 1: "object"}, num_labels=2)).save_pretrained(folder)
+    ImageProcessor(size=(64, 64), do_reduce_labels=False).save_pretrained(folder)
+    RunDescription(labels=LabelRule(2, False, binary=True).to_dict()).save(folder)
+    return folder
+
+
+def annotated(folder: Path, photos: Path, values: tuple[int, int] = (0, 255)) -> list[np.ndarray]:
+    """Two photos with masks whose left part is the object; the masks, 0 and 1."""
+    folder.mkdir()
+    truths = []
+    for number in range(2):
+        random_photo(number).save(photos / f"{number}.png")
+        truth = np.zeros((50, 70), np.uint8)
+        truth[:, : 20 + 10 * number] = 1
+        Image.fromarray(np.where(truth, *reversed(values)).astype(np.uint8)).save(folder / f"{number}.png")
+        truths.append(truth)
+    return truths
+
+
+def test_truths_are_read_as_training_read_them_and_scored_without_a_page(
+    binary_run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truths = annotated(tmp_path / "masks", photos)
+    words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
+    assert infer(parse_arguments([*words, "--output-dir", str(tmp_path / "out")])) == []
+    segmenter = Segmenter.from_pretrained(binary_run, device="cpu")
+    matrix = ConfusionMatrix(2)
+    for number, truth in enumerate(truths):
+        matrix.update(segmenter.label_map(random_photo(number)), truth)
+    told = json.loads((tmp_path / "out/scores.json").read_text())
+    assert told["mean_iou"] == pytest.approx(matrix.scores().mean_iou)
+    assert [each["class"] for each in told["classes"]] == ["background", "object"]
+    assert len(told["photos"]) == 2
+    assert told["provenance"]["checkpoint"] == "binary"
+    assert f"mean IoU {matrix.scores().mean_iou:.4f} over 2 photos" in capsys.readouterr().out
+
+
+def test_the_page_scores_truths_by_the_same_rule(binary_run: Path, photos: Path, tmp_path: Path) -> None:
+    annotated(tmp_path / "masks", photos)
+    words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
+    infer(parse_arguments([*words, "--output-dir", str(tmp_path / "out"), "--html", str(tmp_path / "page.html")]))
+    told = json.loads((tmp_path / "out/scores.json").read_text())
+    assert f"{told['mean_iou']:.3f}" in (tmp_path / "page.html").read_text()
+
+
+def test_a_truth_of_16_bits_does_not_wrap_into_a_class(binary_run: Path, photos: Path, tmp_path: Path) -> None:
+    RunDescription(labels=LabelRule(2, False, 255).to_dict()).save(binary_run)
+    annotated(tmp_path / "masks", photos, (0, 1))
+    Image.fromarray(np.full((50, 70), 256, np.uint16)).save(tmp_path / "masks/0.png")
+    words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
+    (failure,) = infer(parse_arguments([*words, "--output-dir", str(tmp_path / "out")]))
+    assert "256" in failure
+    assert len(json.loads((tmp_path / "out/scores.json").read_text())["photos"]) == 1
+
+
+@pytest.mark.parametrize("folder", ["none", "empty"])
+def test_annotations_that_are_not_there_are_not_passed_over(
+    folder: str, checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    random_photo().save(photos / "a.png")
+    words = [str(photos), "--checkpoint", str(checkpoint), "--annotations", str(tmp_path / folder)]
+    with pytest.raises(FileNotFoundError, match=f"--annotations .*{folder}"):
+        infer(parse_arguments([*words, "--output-dir", str(tmp_path / "out")]))
+
+
+def test_the_page_names_the_model_that_was_taken_for_want_of_the_default(
+    checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("infer.DEFAULT_CHECKPOINT", "nobody/has-this")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    shutil.copytree(checkpoint, tmp_path / "runs/mine-1")
+    random_photo().save(photos / "a.png")
+    words = [str(photos), "--output-dir", "out", "--html", "page.html", "--device", "cpu"]
+    assert infer(parse_arguments(words)) == []
+    assert "mine-1" in Path("page.html").read_text()
+    assert "nobody/has-this" not in Path("page.html").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -216,7 +217,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def configure(recipe: str, **settings: Any) -> TrainConfig:
-    """The settings of a recipe with some of them changed."""
+    """The settings of a recipe with some of them changed; paths may be ``Path`` objects."""
+    settings = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
     if recipe not in RECIPES:
         raise ValueError(f"recipe is {recipe!r}; it is one of {', '.join(RECIPES)}")
     return TrainConfig(recipe=recipe, **{**RECIPES[recipe], **settings})

@@ -30,12 +30,13 @@ def start_summary(config: TrainConfig, about: RunDescription, plan: Plan, device
     size = " x ".join(str(side) for side in reversed(about.image_size))
     to_train = "" if config.eval_only else f"{about.train_images:,} photos to train on, "
     scored = about.scored_rows or f"{config.test_size:.0%} of {config.split}, held out"
+    augmented = "" if config.eval_only else f", {_AUGMENTATIONS[config.augmentation]}"
     told = {
         "device": f"{device_name(device)}, {_precision(config, device)}" + (f", {num_ranks} ranks" * (num_ranks > 1)),
         "model": f"{about.model}, {parameters} parameters, {origin}",
         "data": "\n".join(about.understood),
         "rows": f"{to_train}{about.eval_images:,} to score ({scored})",
-        "photos": f"{size} pixels, {_AUGMENTATIONS[config.augmentation]}; {_SCORED[config.eval_resolution]}",
+        "photos": f"{size} pixels{augmented}; {_SCORED[config.eval_resolution]}",
     }
     if not config.eval_only:
         told |= {"steps": _steps(config, plan, num_ranks), "schedule": _schedule(config)}
