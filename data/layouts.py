@@ -125,8 +125,13 @@ def find_layout(root: Path) -> Layout:
 
 
 def is_layout(root: Path) -> bool:
-    """Whether a folder has one of the layouts, whatever may be wrong with it."""
+    """Whether a folder has one of the layouts, whatever may be wrong with it; with parquet files, only by its kinds."""
     try:
+        base = _base(root)
+        if _kind(base, _IMAGE_FOLDERS) and _kind(base, _LABEL_FOLDERS):
+            return True
+        if next(root.rglob("*.parquet"), None) is not None:
+            return False
         find_layout(root)
     except FileNotFoundError:
         return False
