@@ -110,7 +110,10 @@ class LabelRule:
         """The rule that ``to_dict`` gave, or JSON made of that. Raises ValueError for entries that are none."""
         if unknown := set(entries) - {field.name for field in fields(cls)}:
             raise ValueError(f"a label rule has no {', '.join(sorted(unknown))}")
-        return cls(**{name: _as_tuple(value) for name, value in entries.items()})
+        try:
+            return cls(**{name: _as_tuple(value) for name, value in entries.items()})
+        except TypeError as error:
+            raise ValueError(f"these are no entries of a label rule: {error}") from error
 
     def describe(self) -> str:
         """What a run says of it before it starts, with the flags that change it, in one line."""
@@ -134,7 +137,7 @@ class LabelRule:
         others = [str(value) for value in self.ignored if value]
         if self.values:
             known = f"{len(self.values)} stored values stand for 0 to {self.highest} or are ignored"
-            return f"{count}; {known}; {zero}"
+            return f"{count}; {known} (the layout decides, --label-names and --num-labels read them as they are)"
         if others:
             return f"{count}; {zero}; {', '.join(others)} ignored (--ignore-index decides)"
         return f"{count}; {zero}; 255 is refused (--ignore-index 255 ignores it)"

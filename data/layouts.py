@@ -18,22 +18,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from data.lists import LIST_ENDINGS, listed_names, listed_pairs
+from data.lists import LIST_ENDINGS, listed_by_split, listed_names, listed_pairs
 from data.splits import SPLIT_NAMES, split_named
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".gif", ".avif")
 EXACT_ENDINGS = (".png", ".bmp", ".tif", ".tiff")  # JPEG and WebP blur class ids, GIF numbers them anew
 _JPEG_ENDINGS = (".jpg", ".jpeg", ".jfif")
 _MOST_NAMES = 3  # of files in a message
+_MOST_COMPARED = 200  # of label maps, to see how they are called
 
 IMAGES, ANNOTATIONS = "images", "annotations"
 _IMAGE_FOLDERS = (
     IMAGES, "image", "imgs", "img", "photos", "photo", "jpegimages", "leftimg8bit", "rgb", "inputs", "input",
+    "image_2",
 )  # fmt: skip
 _LABEL_FOLDERS = (
     ANNOTATIONS, "annotation", "masks", "mask", "labels", "label", "segmentationclass", "segmentationclassraw",
     "segmentationclasspng", "gtfine", "gtcoarse", "gt", "gts", "ground_truth", "groundtruth", "segmentation",
-    "segmentations", "targets", "target", "label_maps", "labelmaps",
+    "segmentations", "targets", "target", "label_maps", "labelmaps", "semantic",
 )  # fmt: skip
 _LABEL_FOLDER_OF_SPLIT = ("_labels", "_label", "_masks", "_mask", "_annotations", "_annot", "annot", "_gt", "labels")
 _LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "splits", "")
@@ -123,8 +125,13 @@ def find_layout(root: Path) -> Layout:
 
 
 def is_layout(root: Path) -> bool:
-    """Whether a folder has one of the layouts, whatever may be wrong with it."""
+    """Whether a folder has one of the layouts, whatever may be wrong with it; with parquet files, only by its kinds."""
     try:
+        base = _base(root)
+        if _kind(base, _IMAGE_FOLDERS) and _kind(base, _LABEL_FOLDERS):
+            return True
+        if next(root.rglob("*.parquet"), None) is not None:
+            return False
         find_layout(root)
     except FileNotFoundError:
         return False
@@ -243,7 +250,7 @@ def _side_by_side(folder: Path) -> Layout | None:
     if not folder.is_dir() or any(entry.is_dir() for entry in list_folder(folder)):
         return None
     stems = [_stem(file) for file in list_files(folder) if ending(file) in IMAGE_ENDINGS]
-    if _find_naming(stems, stems, folder) == _PLAIN:
+    if _find_naming(stems, stems, folder, one_folder=True) == _PLAIN:
         return None
     return Layout(folder, f"photos and label maps side by side in {folder.name}/", {"train": Split(folder, folder)})
 
@@ -259,8 +266,6 @@ def _by_pair_lists(base: Path) -> Layout | None:
 
 def list_layout(file: Path) -> Layout:
     """The layout that a list of pairs is by itself, with its splits if a column tells them."""
-    from data.lists import listed_by_split
-
     splits = {split: Split(file.parent, file.parent, None, pairs) for split, pairs in listed_by_split(file).items()}
     return Layout(file.parent, f"pairs by {file.name}", splits)
 
@@ -320,9 +325,10 @@ def _pair(split: Split, endings: tuple[str, ...]) -> Files:
         raise FileNotFoundError(f"no image under {images}; the endings of images are {' '.join(IMAGE_ENDINGS)}")
     files = list_files(annotations) if annotations else []
     exact = [file for file in files if ending(file) in endings]
-    naming = _find_naming(map(_stem, pictures), map(_stem, exact), images) if annotations else _PLAIN
-    if annotations == images:
-        pictures = [file for file in pictures if _key(file, naming.label) is None]
+    side_by_side = annotations == images
+    naming = _find_naming(map(_stem, pictures), map(_stem, exact), images, side_by_side) if annotations else _PLAIN
+    if side_by_side:
+        pictures = [file for file in pictures if _key(_stem(file), naming.label) is None]
     photos, label_maps = _by_key(pictures, naming.photo), _by_key(exact, naming.label)
     _prefer_exact(label_maps)
     others = _by_key((file for file in files if ending(file) not in endings), naming.label)
@@ -331,7 +337,7 @@ def _pair(split: Split, endings: tuple[str, ...]) -> Files:
         "images that differ only in their ending": [" and ".join(two) for two in photos.values() if len(two) > 1],
         "annotations that differ only in their ending": [" and ".join(x) for x in label_maps.values() if len(x) > 1],
         "images without annotation": [photos[key][0] for key in alone if key not in others]
-        + [file for file in pictures if _key(file, naming.photo) is None],
+        + [file for file in pictures if _key(_stem(file), naming.photo) is None],
         "annotations without image": [label_maps[key][0] for key in label_maps if key not in photos],
         "annotations that are no PNG, BMP or TIFF, which alone keep class ids": [
             others[key][0] for key in alone if key in others
@@ -348,7 +354,7 @@ def _chosen(files: Files, split: Split) -> list[tuple[str, str | None]]:
     """The pairs whose names a list has, in its order. Raises ValueError for names that are no file's."""
     assert split.names is not None
     file, lines = split.names
-    by_key = {_key(photo, files.naming.photo): (photo, label) for photo, label in files.pairs}
+    by_key = {_key(_stem(photo), files.naming.photo): (photo, label) for photo, label in files.pairs}
     by_name: dict[str, list[tuple[str, str | None]]] = {}
     for key, each in by_key.items():
         by_name.setdefault(os.path.basename(str(key)), []).append(each)
@@ -371,32 +377,40 @@ def _chosen(files: Files, split: Split) -> list[tuple[str, str | None]]:
     return chosen
 
 
-def _find_naming(photos: Iterable[str], label_maps: Iterable[str], folder: Path) -> Naming:
-    """How label maps are called after photos: alike, if any is, or in the way that most of them are.
+def _find_naming(photos: Iterable[str], label_maps: Iterable[str], folder: Path, one_folder: bool = False) -> Naming:
+    """How label maps are called after photos, by the names without endings: alike, if any is, or as most of them are.
 
     Raises ValueError where two ways fit equally many.
     """
-    photo_stems, label_stems = set(photos), set(label_maps)
-    if photo_stems != label_stems and photo_stems & label_stems:
+    photo_stems, label_stems = set(photos), sorted(set(label_maps))
+    if not one_folder and photo_stems.intersection(label_stems):
         return _PLAIN
+    photo_keys = {form: {_key(stem, form) for stem in photo_stems} for form in {naming.photo for naming in _NAMINGS}}
     counts: dict[Naming, int] = {}
     for naming in _NAMINGS:
-        keys = {key for stem in label_stems if (key := _key(stem, naming.label)) is not None}
-        if keys:
-            counts[naming] = len(keys & {_key(stem, naming.photo) for stem in photo_stems})
-    most = max(counts.values(), default=0)
-    best = [naming for naming, count in counts.items() if count == most and most]
+        keys = {key for stem in label_stems[:_MOST_COMPARED] if (key := _key(stem, naming.label)) is not None}
+        if count := len(keys & photo_keys[naming.photo]):
+            counts[naming] = count
+    best = [naming for naming, count in counts.items() if count == max(counts.values())]
     if len({naming.label for naming in best}) > 1 and not set(best) <= {*_CITYSCAPES}:
         ways = " and ".join(naming.label.format("...") for naming in best[:2])
         raise ValueError(
             f"label maps of {folder} are called {ways}, equally often; move those elsewhere that are not meant"
         )
-    return best[0] if best else _PLAIN
+    return best[0] if best else _PLAIN if one_folder else _by_remainder(photo_stems, label_stems)
 
 
-def _key(file: str, form: str) -> str | None:
-    """The name that a file shares with its partner; None if it is not called in this form."""
-    stem = file if form == "{}" and not ending(file) else _stem(file) if ending(file) else file
+def _by_remainder(photo_stems: set[str], label_stems: list[str]) -> Naming:
+    """The one ending of names that all photos have a label map with, as in a_instance_color_RGB for a."""
+    first = min(photo_stems, default="")
+    rests = [stem.removeprefix(first) for stem in label_stems if stem.startswith(first) and stem != first]
+    known = set(label_stems)
+    common = [rest for rest in rests if rest[0] in "_-. " and all(photo + rest in known for photo in photo_stems)]
+    return Naming("{}", "{}" + common[0]) if len(common) == 1 and first else _PLAIN
+
+
+def _key(stem: str, form: str) -> str | None:
+    """The name that a file shares with its partner, by its name without ending; None if it has not this form."""
     folder, name = os.path.split(stem)
     before, _, after = form.partition("{}")
     if not (name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)):
@@ -407,7 +421,7 @@ def _key(file: str, form: str) -> str | None:
 def _by_key(files: Iterable[str], form: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for file in files:
-        if (key := _key(file, form)) is not None:
+        if (key := _key(_stem(file), form)) is not None:
             found.setdefault(key, []).append(file)
     return found
 

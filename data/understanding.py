@@ -78,6 +78,7 @@ def understand(dataset: SceneParse150, flags: Flags = NOTHING_SAID, rows: int = 
     classes = flags.classes or beside
     if _is_scene_parse(dataset, classes, flags):
         found = Understanding(_scene_parse_rule(flags), ID2LABEL)
+        _check_values(dataset, held, found.rule)
     elif held.coloured or _by_palette(held, classes):
         found = _by_colour(dataset, held, classes, flags)
     else:
@@ -329,6 +330,8 @@ def _check_values(dataset: SceneParse150, held: Held, rule: LabelRule) -> None:
     readings = []
     if strays == [IGNORE_INDEX]:
         readings.append("--ignore-index 255 ignores it")
+        if rule.reduce_labels:
+            readings.append("or, where 0 is a class already and 255 what is ignored, --no-reduce-labels")
     elif len(strays) == 1 and strays[0] == rule.num_labels and not rule.reduce_labels:
         readings.append("--reduce-labels makes 0 ignored and moves every class down by one")
         readings.append(f"--ignore-index {strays[0]} ignores it")

@@ -88,7 +88,10 @@ def _class_files(source: str) -> Sequence[Path | HubFile]:
         files = named.list_class_files()
         return [file for file in files if file.path.count("/") < 2]
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    folders = [folder, find_layout(folder).base] if is_layout(folder) else [folder]
+    folders = [folder]
+    if is_layout(folder):
+        layout = find_layout(folder)
+        folders += [layout.base, *(split.images for split in layout.splits.values())]
     names = (*CLASS_FILES, *MAYBE_CLASS_FILES)
     return [each / name for each in dict.fromkeys(folders) for name in names if (each / name).is_file()]
 
@@ -123,7 +126,8 @@ def _of_split(
     if not paths:
         raise FileNotFoundError(
             f"no *.parquet under {source}; a dataset is a folder of shards or a glob of them, a folder with images/ "
-            f"and annotations/, {SCENE_PARSE_150!r} or another dataset on the Hub, or 'toy'"
+            "and annotations/ or of another layout that data/layouts.py lists, "
+            f"{SCENE_PARSE_150!r} or another dataset on the Hub, or 'toy'"
         )
     by_split: dict[str, list[PurePosixPath]] = {}
     for path in sorted(paths, key=_by_number):

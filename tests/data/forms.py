@@ -109,6 +109,11 @@ def id2label(root: Path) -> None:
     (root / "id2label.json").write_text(json.dumps(dict(enumerate(NAMES))))
 
 
+def roboflow(root: Path) -> None:
+    rows = [f"{k}, {name}" for k, name in enumerate(NAMES)]
+    (root / "train/_classes.csv").write_text("\n".join(["Pixel Value, Class", *rows]))
+
+
 def object_info(root: Path) -> None:
     """As ADE20K's table: tabs, a header, ids from 1."""
     rows = [f"{k + 1}\t0.1\t{name}" for k, name in enumerate(NAMES)]
@@ -279,6 +284,19 @@ FORMS: dict[str, Callable[[Path], Form]] = {
     "side by side, _mask": partial(pairs, photo_path="{}.png", label_path="{}_mask.png"),
     "side by side, _label": partial(pairs, photo_path="{}.png", label_path="{}_label.png"),
     "side by side in split folders": lambda root: split_pairs(root, "{split}/{name}.png", "{split}/{name}_mask.png"),
+    "side by side, .jpg and _mask.png": partial(
+        pairs,
+        photo_path="{}.jpg",
+        label_path="{}_mask.png",
+        photo={"quality": 100, "subsampling": 0},
+        form=Form(photo_tolerance=4),
+    ),
+    "Roboflow, _classes.csv beside the photos": partial(
+        pairs, photo_path="train/{}.png", label_path="train/{}_mask.png", beside=roboflow
+    ),
+    "side by side, _sat and _mask": partial(pairs, photo_path="{}_sat.png", label_path="{}_mask.png"),
+    "two endings": partial(pairs, photo_path="images/{}.v1.png", label_path="masks/{}.v1.png.png"),
+    "a suffix of one's own": partial(pairs, label_path="masks/{}_drawn by me.png"),
     "suffix _sat and _mask": partial(pairs, photo_path="images/{}_sat.png", label_path="masks/{}_mask.png"),
     "prefix img_ and mask_": partial(pairs, photo_path="images/img_{}.png", label_path="masks/mask_{}.png"),
     "Pascal VOC, palette": partial(voc, draw=indexed),

@@ -167,6 +167,13 @@ def test_a_list_of_one_split_is_not_taken_for_another(tmp_path: Path) -> None:
     assert "has no split 'train'; it has validation" in refusal(file)
 
 
+def test_a_list_beside_shards_does_not_make_a_folder_of_images_of_them(tmp_path: Path) -> None:
+    lines(tmp_path / "train.csv", "id,caption", "1,a")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/0000.parquet").write_bytes(b"PAR1")
+    assert "0000.parquet is not a whole parquet file" in refusal(tmp_path)
+
+
 def test_columns_are_not_for_folders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is a folder of images, which has no columns"):
         SceneParse150(write(tmp_path, **PAIR), "train", RULE, label_column="mask")

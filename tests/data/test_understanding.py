@@ -76,6 +76,13 @@ def test_scene_parse_150_is_read_as_ever(
     assert found.warnings == []
 
 
+def test_maps_of_scene_parse_150_that_were_reduced_before_are_refused_with_both_readings(tmp_path: Path) -> None:
+    names = Classes("ade.json", tuple(ID2LABEL.values()))
+    said = refusal(folder(tmp_path, values(0, 149, 255)), classes=names)
+    assert "hold 255 in the first 1 rows, but 150 classes are 0 (ignored) and 1 to 150: --ignore-index 255" in said
+    assert "where 0 is a class already and 255 what is ignored, --no-reduce-labels" in said
+
+
 def test_other_maps_that_hold_high_values_are_taken_for_scene_parse_150_aloud(tmp_path: Path) -> None:
     found = about(folder(tmp_path, values(0, 3, 140)))
     assert found.rule == SCENE_PARSE_LABELS
