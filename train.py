@@ -79,7 +79,7 @@ from segformer.training.ranks import (
 from segformer.training.recipes import TrainConfig, configure
 from segformer.training.resume import EarlierRun
 from segformer.training.summary import aligned, start_summary
-from segformer.views import mirrored_logits
+from segformer.views import logits_of_views
 from segformer.weights.card import write_card
 from segformer.weights.publish import check_login, full_id, publish_run, shareable
 
@@ -189,7 +189,7 @@ def build_model(
     return model, replace(
         processor,
         do_resize=processor.do_resize or config.image_size is not None,
-        size=processor.size if config.image_size is None else (config.image_size, config.image_size),
+        size=config.processed_size or processor.size,
         do_reduce_labels=labels.rule.reduce_labels,
         keep_ratio_scale=PAPER_SCALE if config.eval_resolution == "keep-ratio" else None,
         keep_ratio_multiple=32,
@@ -337,10 +337,9 @@ def score_views(model: nn.Module, batch: dict[str, Any], config: TrainConfig) ->
     A view is a batch of photos at one scale or, turned back, the logits of its mirror image.
     """
     views = [view[None] for view in batch["views"][0]] if "views" in batch else [batch["images"]]
+    window = config.eval_window if config.eval_resolution == "window" else 0
     with autocast(config.amp, views[0].device):
-        seen = [model(view) for view in views]
-        if config.eval_flip:
-            seen += [mirrored_logits(model, view) for view in views]
+        seen = logits_of_views(model, views, config.eval_flip, window, config.eval_stride)
     if "original_labels" not in batch:
         yield seen, batch["labels"]
         return

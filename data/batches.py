@@ -124,18 +124,33 @@ def for_training(processor: Any, augmentation: str, seed: int, on_device: bool =
     """
     if augmentation == "paper":
         ignored = (0, IGNORE_INDEX) if processor.do_reduce_labels else (IGNORE_INDEX,)
-        return PaperCrop(replace(processor, do_resize=False), PaperAugmentation(processor.size, ignored=ignored), seed)
+        short = min(processor.size)  # of the paper 512: a photo is scaled around the crop's size
+        crop = PaperAugmentation(processor.size, (4 * short, short), ignored=ignored)
+        return PaperCrop(replace(processor, do_resize=False), crop, seed)
     if on_device:
         return Unprocessed(processor.size if processor.do_resize else None, processor.resample)
     return Resized(processor, ColorJitter() if augmentation == "jitter" else None, seed)
 
 
 def for_evaluation(processor: Any, resolution: str, scales: tuple[float, ...] = (1.0,)) -> Prepare:
-    """The way of rows to score: labels as "processed", at their "original" size, or photos "keep-ratio" too."""
+    """The way of rows to score, by what is scored: "processed", "original", "keep-ratio" or "window"."""
     as_it_is = replace(processor, do_resize=False)
     if resolution == "keep-ratio":
         return KeepRatio(as_it_is, scales)
+    if resolution == "window":
+        return AsItIs(as_it_is)
     return OriginalLabels(processor, as_it_is) if resolution == "original" else Resized(processor)
+
+
+@dataclass(frozen=True)
+class AsItIs:
+    """One view, the photo at its own size, and its labels. ``process`` must not resize."""
+
+    process: Process
+
+    def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
+        pixels, labels = self.process(image, label_map)
+        return {"views": [pixels], "original_labels": labels}
 
 
 class Samples(Dataset[Sample]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -104,6 +105,34 @@ def mirrored_logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor
     """
     missing = -images.shape[-1] % _STRIDE
     return model(functional.pad(images, (0, missing, 0, 0), mode="replicate").flip(-1)).flip(-1)
+
+
+def logits_of_views(
+    model: Callable[[Tensor], Tensor], views: Sequence[Tensor], flip: bool = False, window: int = 0, stride: int = 0
+) -> list[Tensor]:
+    """The logits of views of one batch, and with ``flip`` of their mirror images, turned back.
+
+    Shapes: views (B, 3, H, W), of any sizes -> (B, K, ceil(H / 4), ceil(W / 4)) each. With ``window`` a photo that is
+    larger, alone in its batch, is seen in windows of so many pixels, ``stride`` from one to the next, whose logits are
+    averaged where they overlap.
+    """
+    looks: list[Callable[[Tensor], Tensor]] = [model]
+    if flip:
+        looks.append(partial(mirrored_logits, model))
+    return [_in_windows(look, view, window, stride) for look in looks for view in views]
+
+
+def _in_windows(look: Callable[[Tensor], Tensor], view: Tensor, window: int, stride: int) -> Tensor:
+    size = view.shape[-2], view.shape[-1]
+    if not window or max(size) <= window:
+        return look(view)
+
+    def crops(boxes: Sequence[Box]) -> Tensor:
+        return look(torch.cat([view[..., top:bottom, left:right] for left, top, right, bottom in boxes]))
+
+    num_labels = crops([(0, 0, min(window, size[1]), min(window, size[0]))]).shape[1]
+    sliding = SlidingLogits(crops, size, window, window - stride, num_labels, device=view.device)
+    return sliding.rows(slice(0, 1), slice(0, sliding.shape[1])).permute(0, 3, 1, 2)
 
 
 class SlidingLogits:

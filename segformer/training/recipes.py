@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +28,8 @@ class TrainConfig:
     test_size: float = setting(0.2, "share of --split to hold out when there is no --eval-split", at_least=0, below=1)
     checkpoint: str | None = setting("nvidia/mit-b0", "Hub id, folder or file to start from; 'none' to start anew")
     variant: str | None = setting(None, "b0 to b5: size of a model that starts anew, b0 if not given", tuple(VARIANTS))
-    image_size: int | None = setting(
-        None, "side in pixels that photos are resized to; else the checkpoint's, or 512", at_least=1
+    image_size: str | None = setting(
+        None, "pixels that photos are resized to, 512 or height x width as 360x480; else the checkpoint's, or 512"
     )
     num_labels: int | None = found_out("number of classes; else as many as are named", at_least=1)
     label_names: str | None = found_out("file that names the classes, and their colours if masks have colours")
@@ -66,9 +67,11 @@ class TrainConfig:
     eval_on_start: bool = per_start(False, "also evaluate before the first step")
     eval_resolution: str = setting(
         "processed",
-        "what is scored: labels resized with the photo; the photo's own labels; those, the photo's shape kept",
-        ("processed", "original", "keep-ratio"),
+        "scored are labels resized with the photo, or its own labels: photo resized, its shape kept, or in windows",
+        ("processed", "original", "keep-ratio", "window"),
     )
+    eval_window: int = setting(1024, "side in pixels of the windows of --eval-resolution window", at_least=32)
+    eval_stride: int = setting(768, "pixels from one window to the next", at_least=32)
     eval_flip: bool = setting(False, "score the mean of each photo and its mirror image")
     eval_scales: str = setting("1", "score the mean over these scales, such as 0.5,1,1.5; takes keep-ratio")
     load_best_model_at_end: bool = changeable(False, "leave the best evaluated checkpoint in the output folder")
@@ -89,7 +92,10 @@ class TrainConfig:
     hub_model_id: str | None = changeable(None, "repository to upload to; else the name of the output folder")
 
     def __post_init__(self) -> None:
+        if isinstance(self.image_size, int) and not isinstance(self.image_size, bool):
+            object.__setattr__(self, "image_size", str(self.image_size))
         check_settings(self)
+        self._check_image_size()
         self._check_evaluation()
         if self.augment_on_device and self.augmentation == "paper":
             raise ValueError("augment_on_device is for the jitter; the paper's crops are made where photos are decoded")
@@ -113,6 +119,21 @@ class TrainConfig:
                 f"eval_steps ({self.eval_steps}), or no saved step has a score"
             )
 
+    def _check_image_size(self) -> None:
+        if self.image_size is not None and not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", self.image_size):
+            raise ValueError(
+                f"image_size is {self.image_size}; it must be a side in pixels, such as 512, or height and width, "
+                "such as 360x480"
+            )
+
+    @property
+    def processed_size(self) -> tuple[int, int] | None:
+        """The (height, width) that ``image_size`` asks for."""
+        if self.image_size is None:
+            return None
+        height, _, width = self.image_size.partition("x")
+        return int(height), int(width or height)
+
     def _check_evaluation(self) -> None:
         try:
             scales = self.scales
@@ -124,10 +145,15 @@ class TrainConfig:
             )
         if scales != (1.0,) and self.eval_resolution != "keep-ratio":
             raise ValueError(f"eval_scales is {self.eval_scales!r}, which takes eval_resolution keep-ratio")
-        if self.eval_resolution == "keep-ratio" and self.per_device_eval_batch_size != 1:
+        if self.eval_resolution in ("keep-ratio", "window") and self.per_device_eval_batch_size != 1:
             raise ValueError(
                 f"per_device_eval_batch_size is {self.per_device_eval_batch_size}; photos that keep their shape "
-                "(eval_resolution keep-ratio) are scored one by one: set it to 1"
+                f"(eval_resolution {self.eval_resolution}) are scored one by one: set it to 1"
+            )
+        if self.eval_window % 32 or self.eval_stride % 32 or self.eval_stride > self.eval_window:
+            raise ValueError(
+                f"eval_window is {self.eval_window} and eval_stride {self.eval_stride}; both must be multiples of 32, "
+                "and the stride no more than the window"
             )
 
     @property

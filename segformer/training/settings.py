@@ -97,7 +97,7 @@ def check_resumable(config: Any, saved: Mapping[str, Any]) -> None:
     for each in fields(config):
         now, then = getattr(config, each.name), saved.get(each.name)
         plain = then is None or isinstance(then, str | int | float)  # a forged checkpoint may hold anything
-        if each.name not in saved or (plain and now == then) or each.metadata["on_resume"] == "free":
+        if each.name not in saved or (plain and str(now) == str(then)) or each.metadata["on_resume"] == "free":
             continue
         if each.metadata["on_resume"] == "found" and None in (now, then):
             continue

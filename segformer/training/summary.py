@@ -19,6 +19,7 @@ _SCORED = {
     "processed": "scored against labels of that size",
     "original": "scored at each label map's own size",
     "keep-ratio": "scored at each label map's own size, the photo's shape kept",
+    "window": "scored at each label map's own size, in windows of the photo as it is",
 }
 
 

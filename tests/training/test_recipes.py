@@ -21,6 +21,7 @@ from data.augmentation.paper import evaluation_size
 from data.batches import collate
 from data.sources.shards import write_shard
 from segformer import ConfusionMatrix, ImageProcessor, Segformer, fullres
+from segformer.views import logits_of_views
 from train import configure, evaluate, learning_rate, train
 
 STEPS = {"max_steps": 2, "eval_steps": 2, "save_steps": 2, "device": "cpu"}
@@ -326,3 +327,63 @@ def _named_rows(name: str, count: int) -> Iterator[dict[str, Any]]:
     for number in range(count):
         file = {"bytes": buffer.getvalue(), "path": f"{name}_{number}.png"}
         yield {"image": file, "annotation": file, "scene_category": None}
+
+
+# Photos that are not square, and photos far larger than the crop
+
+
+def test_an_image_size_of_height_and_width_is_that_of_training_scoring_and_transformers(
+    settings: dict[str, Any],
+) -> None:
+    folder = train(configure("guide", **settings, image_size="32x64"))
+    assert ImageProcessor.from_pretrained(folder).size == (32, 64)
+    theirs = pil_processor.SegformerImageProcessorPil.from_pretrained(folder)
+    assert theirs(Image.new("RGB", (50, 40)), return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 64)
+    assert json.loads((folder / "run.json").read_text())["image_size"] == [32, 64]
+
+
+@pytest.mark.parametrize("size", ["0", "64x", "x64", "64x64x64", "64.5", "big"])
+def test_an_image_size_that_is_none_is_refused(size: str) -> None:
+    with pytest.raises(ValueError, match=rf"image_size is {size}; it must be a side in pixels, such as 512, or height"):
+        configure("guide", image_size=size)
+
+
+def test_paper_crops_are_scaled_around_their_own_size(settings: dict[str, Any]) -> None:
+    config = configure("guide", **settings, augmentation="paper", image_size="32x48")
+    _, processor = training.build_model(config, config.checkpoint)
+    samples, _ = training.build_samples(config, processor)
+    assert {tuple(samples[epoch, 0]["images"].shape) for epoch in range(4)} == {(3, 32, 48)}
+    assert samples.prepare.augment.scale == (128, 32)  # of 512 x 512 the paper's 2048, 512
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_windows_that_cover_a_photo_score_what_the_whole_photo_scores(
+    flip: bool, settings: dict[str, Any], small_checkpoint: Path
+) -> None:
+    settings |= {"per_device_eval_batch_size": 1, "eval_resolution": "window", "eval_flip": flip}
+    model = Segformer.from_pretrained(small_checkpoint)
+    scores = []
+    for window in (64, 4096):
+        config = configure("guide", **settings, eval_window=window, eval_stride=64)
+        samples = training.build_samples(config, ImageProcessor(size=(32, 32)))[1]
+        scores.append(evaluate(model, samples, config, torch.device("cpu")))
+    assert scores[0]["eval_loss"] == pytest.approx(scores[1]["eval_loss"], rel=1e-6)
+
+
+def test_scores_in_windows_are_those_of_logits_averaged_by_hand(
+    settings: dict[str, Any], tiny_model: Segformer
+) -> None:
+    images = torch.randn(1, 3, 64, 160, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        (seen,) = logits_of_views(tiny_model, [images], window=64, stride=32)
+        total, count = torch.zeros(1, 7, 16, 40), torch.zeros(40)
+        for left in (0, 32, 64, 96):
+            total[..., left // 4 : left // 4 + 16] += tiny_model(images[..., left : left + 64])
+            count[left // 4 : left // 4 + 16] += 1
+    torch.testing.assert_close(seen, total / count, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(100, 64), (64, 100), (64, 96)])
+def test_windows_that_do_not_fit_the_grid_or_leave_gaps_are_refused(window: int, stride: int) -> None:
+    with pytest.raises(ValueError, match=f"eval_window is {window} and eval_stride {stride}"):
+        configure("guide", eval_window=window, eval_stride=stride)
