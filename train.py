@@ -42,10 +42,10 @@ from data.batches import (
     is_lost_worker,
     to_device,
 )
-from data.class_files import read_classes
 from data.classes import IGNORE_INDEX
-from data.labels import SCENE_PARSE_LABELS
+from data.labels import SCENE_PARSE_LABELS, LabelRule
 from data.order import NO_ROW, Place, StepSampler
+from data.sources.choice import named_classes
 from data.sources.hub import HubSource
 from data.splits import NoSplitError
 from data.understanding import Flags, Understanding, understand
@@ -104,8 +104,9 @@ def open_rows(config: TrainConfig) -> Rows:
 
     def split_of(name: str) -> SceneParse150:
         columns = config.image_column, config.label_column
-        return SceneParse150(config.dataset, name, SCENE_PARSE_LABELS, decode_photo, *columns)
+        return SceneParse150(config.dataset, name, unread, decode_photo, *columns)
 
+    unread = LabelRule(2, False, binary=True) if config.binary_masks else SCENE_PARSE_LABELS  # until it is understood
     scored: SceneParse150 | None = None
     if config.eval_split is not None:
         try:
@@ -113,7 +114,7 @@ def open_rows(config: TrainConfig) -> Rows:
         except NoSplitError:
             if config.eval_split != "auto":
                 raise
-    classes = read_classes(Path(config.label_names)) if config.label_names else None
+    classes = named_classes(config.label_names) if config.label_names else None
     told = (config.num_labels, config.reduce_labels, config.ignore_index, bool(config.binary_masks))
     rows = scored if scored and config.eval_only else split_of(config.split)
     labels = understand(rows, Flags(classes, *told))
