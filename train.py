@@ -12,6 +12,7 @@ where the run is (seed, epoch, row, step), so a resumed run repeats an uninterru
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import time
@@ -22,13 +23,15 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
+if "OMP_WAIT_POLICY" not in os.environ:  # before torch starts its threads, which else spin away a shared machine
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from data import SceneParse150, train_test_split
 from data.augmentation.jitter import ColorJitter, mix
 from data.augmentation.on_device import AugmentOnDevice
 from data.augmentation.paper import PAPER_SCALE
@@ -43,12 +46,10 @@ from data.batches import (
     to_device,
 )
 from data.classes import IGNORE_INDEX
-from data.labels import SCENE_PARSE_LABELS, LabelRule
 from data.order import NO_ROW, Place, StepSampler
-from data.sources.choice import named_classes
+from data.parts import Pairs, Parts, open_parts
 from data.sources.hub import HubSource
-from data.splits import NoSplitError
-from data.understanding import Flags, Understanding, understand
+from data.understanding import Understanding
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.config import variant_of
 from segformer.console import speak_plainly
@@ -88,43 +89,6 @@ __all__ = ["TrainConfig", "configure", "evaluate", "parse_arguments", "train", "
 # -------------------------------------------------------------------------------------------------------------- data
 
 
-Pairs = SceneParse150 | Subset[Any]
-
-
-class Rows(NamedTuple):
-    """The rows to train on and to evaluate on, one and the same if there is nothing to train, and what they mean."""
-
-    train: Pairs
-    evaluation: Pairs
-    labels: Understanding
-
-
-def open_rows(config: TrainConfig) -> Rows:
-    """The rows that the settings name. Raises ValueError where settings and label maps leave two readings."""
-
-    def split_of(name: str) -> SceneParse150:
-        columns = config.image_column, config.label_column
-        return SceneParse150(config.dataset, name, unread, decode_photo, *columns)
-
-    unread = LabelRule(2, False, binary=True) if config.binary_masks else SCENE_PARSE_LABELS  # until it is understood
-    scored: SceneParse150 | None = None
-    if config.eval_split is not None:
-        try:
-            scored = split_of("validation" if config.eval_split == "auto" else config.eval_split)
-        except NoSplitError:
-            if config.eval_split != "auto":
-                raise
-    classes = named_classes(config.label_names) if config.label_names else None
-    told = (config.num_labels, config.reduce_labels, config.ignore_index, bool(config.binary_masks))
-    rows = scored if scored and config.eval_only else split_of(config.split)
-    labels = understand(rows, Flags(classes, *told))
-    rows = rows.with_rule(labels.rule)
-    rows[0]  # a photo that cannot be read is told of before anything is made
-    if scored is not None:
-        return Rows(rows, scored.with_rule(labels.rule), labels)
-    return Rows(*train_test_split(rows, config.test_size, config.seed), labels)
-
-
 def training_samples(config: TrainConfig, rows: Pairs, processor: ImageProcessor) -> Samples:
     """Rows to train on, augmented as the settings say."""
     return Samples(rows, for_training(processor, config.augmentation, config.seed, config.augment_on_device))
@@ -135,9 +99,9 @@ def evaluation_samples(config: TrainConfig, rows: Pairs, processor: ImageProcess
     return Samples(rows, for_evaluation(processor, config.eval_resolution, config.scales))
 
 
-def build_samples(config: TrainConfig, processor: ImageProcessor, rows: Rows | None = None) -> tuple[Samples, Samples]:
+def build_samples(config: TrainConfig, processor: ImageProcessor, rows: Parts | None = None) -> tuple[Samples, Samples]:
     """The rows to train on and the rows to evaluate on, on their way to the model."""
-    rows = rows or open_rows(config)
+    rows = rows or open_parts(config, decode_photo)
     return training_samples(config, rows.train, processor), evaluation_samples(config, rows.evaluation, processor)
 
 
@@ -163,7 +127,7 @@ def build_model(
     config: TrainConfig, source: str | Path | None, labels: Understanding | None = None
 ) -> tuple[Segformer, ImageProcessor]:
     """The model to train and its processor, from ``source`` or anew, with the classes of the data."""
-    labels = labels or open_rows(config).labels
+    labels = labels or open_parts(config, decode_photo).labels
     rates = {"drop_path_rate": config.drop_path_rate, "classifier_dropout_prob": config.classifier_dropout}
     changes: dict[str, Any] = {name: rate for name, rate in rates.items() if rate is not None}
     torch.manual_seed(config.seed)
@@ -367,7 +331,7 @@ def predict_samples(
 
 
 def describe(
-    config: TrainConfig, model: Segformer, processor: ImageProcessor, plan: Plan, rows: Rows
+    config: TrainConfig, model: Segformer, processor: ImageProcessor, plan: Plan, rows: Parts
 ) -> RunDescription:
     """What a run knows of itself before its first step, for its report and its model card."""
     settings = shareable(asdict(config))
@@ -398,7 +362,7 @@ class Run:
         dtype = amp_dtype(config.amp, self.device)
         self.earlier = EarlierRun(config, self.ranks)
         with self.ranks.writer_first():  # in case something has to be fetched or drawn
-            source, rows = self.earlier.checkpoint or config.checkpoint, open_rows(config)
+            source, rows = self.earlier.checkpoint or config.checkpoint, open_parts(config, decode_photo)
             self.model, self.processor = build_model(config, source, rows.labels)
             self.train_samples, self.eval_samples = build_samples(config, self.processor, rows)
         self.model.config.check_image_size(*self.processor.size)

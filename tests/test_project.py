@@ -69,7 +69,12 @@ PARSERS = {
 
 
 @pytest.mark.parametrize("words", [words for words in _commands() if words[0] in ("python", "torchrun")], ids=" ".join)
-def test_the_commands_of_the_pages_are_understood(words: list[str]) -> None:
+def test_the_commands_of_the_pages_are_understood(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/guide-1").symlink_to(ROOT / "tests/fixtures/earlier_run/run")
     if words[0] == "torchrun":
         train.parse_arguments(words[words.index("train.py") + 1 :])
         return
@@ -139,7 +144,7 @@ def _inside(owner: object, name: str) -> object:
 @on_each_page
 def test_flags_on_the_page_exist(page: Path) -> None:
     known = {"--" + name.replace("_", "-") for name in train.TrainConfig.__dataclass_fields__}
-    known |= {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--no-reduce-labels"}
+    known |= {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--no-reduce-labels", "--config"}
     known |= set(re.findall(r"add\(\"(--[a-z-]+)", (ROOT / "infer.py").read_text(encoding="utf-8")))
     known |= set(
         re.findall(r"add_argument\(\s*\"(--[a-z-]+)", (ROOT / "benchmarks/throughput.py").read_text(encoding="utf-8"))

@@ -1,0 +1,91 @@
+"""The rows that a run trains on and those that it scores, opened together, and what their label maps mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from torch.utils.data import Subset
+
+from data.decoding import OpenPhoto
+from data.labels import SCENE_PARSE_LABELS, LabelRule
+from data.sceneparse import SceneParse150, train_test_split
+from data.sources.choice import named_classes
+from data.splits import NoSplitError
+from data.understanding import Flags, Understanding, understand
+
+Pairs = SceneParse150 | Subset[Any]
+
+
+class Settings(Protocol):
+    """What is said of the data; None where it is to be found out."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def image_column(self) -> str | None: ...
+    @property
+    def label_column(self) -> str | None: ...
+    @property
+    def split(self) -> str: ...
+    @property
+    def eval_split(self) -> str | None: ...
+    @property
+    def test_size(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def eval_only(self) -> bool: ...
+    @property
+    def num_labels(self) -> int | None: ...
+    @property
+    def label_names(self) -> str | None: ...
+    @property
+    def reduce_labels(self) -> bool | None: ...
+    @property
+    def ignore_index(self) -> int | None: ...
+    @property
+    def binary_masks(self) -> bool | None: ...
+
+
+class Parts(NamedTuple):
+    """The rows to train on and to evaluate on, one and the same if there is nothing to train, and what they mean."""
+
+    train: Pairs
+    evaluation: Pairs
+    labels: Understanding
+
+
+def open_parts(settings: Settings, open_photo: OpenPhoto) -> Parts:
+    """Open the rows that the settings name, and read the first of them.
+
+    Raises ValueError where settings and label maps leave two readings, and for a first row that cannot be read.
+    """
+    unread = LabelRule(2, False, binary=True) if settings.binary_masks else SCENE_PARSE_LABELS  # until it is understood
+
+    def open_split(name: str) -> SceneParse150:
+        columns = settings.image_column, settings.label_column
+        return SceneParse150(settings.dataset, name, unread, open_photo, *columns)
+
+    scored = _open_scored(settings, open_split)
+    classes = named_classes(settings.label_names) if settings.label_names else None
+    said = (settings.num_labels, settings.reduce_labels, settings.ignore_index, bool(settings.binary_masks))
+    rows = scored if scored and settings.eval_only else open_split(settings.split)
+    labels = understand(rows, Flags(classes, *said))
+    rows = rows.with_rule(labels.rule)
+    rows[0]  # a photo that cannot be read is told of before anything is made
+    if scored is not None:
+        return Parts(rows, scored.with_rule(labels.rule), labels)
+    return Parts(*train_test_split(rows, settings.test_size, settings.seed), labels)
+
+
+def _open_scored(settings: Settings, open_split: Callable[[str], SceneParse150]) -> SceneParse150 | None:
+    """The split to evaluate on, or None where part of the training rows is held out."""
+    if settings.eval_split is None:
+        return None
+    try:
+        return open_split("validation" if settings.eval_split == "auto" else settings.eval_split)
+    except NoSplitError:
+        if settings.eval_split == "auto":
+            return None
+        raise
