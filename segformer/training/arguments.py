@@ -16,10 +16,10 @@ from segformer.training.recipes import GROUPS, RECIPES, TrainConfig, configure
 from segformer.training.settings import add_flags
 
 _FIELDS = {each.name: each for each in fields(TrainConfig)}
+_OF_LABELS = ("num_labels", "label_names", "reduce_labels", "ignore_index", "binary_masks")
 _OF_EVALUATION = (  # what a run's own scores were taken with
-    *("dataset", "split", "eval_split", "test_size", "seed", "image_size"),
-    *("num_labels", "label_names", "reduce_labels", "ignore_index", "binary_masks"),
-    *("per_device_eval_batch_size", "eval_resolution", "eval_flip", "eval_scales"),
+    *("recipe", "dataset", "split", "eval_split", "test_size", "seed", "image_size", *_OF_LABELS),
+    *("per_device_eval_batch_size", "eval_resolution", "eval_window", "eval_stride", "eval_flip", "eval_scales"),
 )
 _PATHS = ("dataset", "checkpoint", "label_names")
 
@@ -142,7 +142,8 @@ def _settings_recorded_with(settings: Mapping[str, Any]) -> dict[str, Any]:
     for place in (folder, folder.parent):
         recorded = _known(read_object(place / DESCRIPTION_NAME).get("settings", {}))
         if recorded and (place / RESULTS_NAME).parent == place:
-            kept = {name: recorded[name] for name in ("recipe", *_OF_EVALUATION) if name in recorded}
+            wanted = _OF_LABELS if "recipe" in settings else _OF_EVALUATION  # of a recipe that is named, all else holds
+            kept = {name: recorded[name] for name in wanted if name in recorded}
             if "dataset" in settings:  # other data than the run's, which has classes and a split of its own
                 kept = {name: kept[name] for name in kept if name not in ("split", "eval_split", "label_names")}
             logger.info("scoring as %s says its run did; flags change it", place / DESCRIPTION_NAME)

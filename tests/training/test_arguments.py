@@ -141,6 +141,13 @@ def test_a_checkpoint_is_scored_as_its_run_was(tmp_path: Path) -> None:
     assert parse_arguments(words).image_size == "96"
 
 
+def test_a_recipe_that_is_named_is_how_a_checkpoint_is_scored(tmp_path: Path) -> None:
+    settings = {"recipe": "toy", "eval_resolution": "processed", "num_labels": 7, "reduce_labels": False}
+    RunDescription(settings=settings).save(tmp_path)
+    config = parse_arguments(["--recipe", "paper", "--eval-only", "--checkpoint", str(tmp_path)])
+    assert (config.eval_resolution, config.num_labels, config.reduce_labels) == ("keep-ratio", 7, False)
+
+
 def test_every_setting_lies_in_a_group() -> None:
     assert next(iter(TrainConfig.__dataclass_fields__)) == "recipe"
     assert list(TrainConfig.__dataclass_fields__)[1] in GROUPS
