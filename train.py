@@ -185,6 +185,7 @@ def build_model(
                 f"{source} lacks {started_anew[0]} for these {len(labels.id2label)} classes, so there is nothing to "
                 "score; give its own classes by --num-labels or --label-names"
             )
+    model.decoder.drops_channels = config.dropout_channels
     return model, replace(
         processor,
         do_resize=processor.do_resize or config.image_size is not None,

@@ -29,7 +29,12 @@ class AllMLPDecoder(nn.Module):
     """Merge the encoder's maps into class logits at the finest map's resolution (section 3.2).
 
     Shapes: maps (B, C_i, H_i, W_i), finest first -> (B, K, H_0, W_0).
+
+    In training, single elements are dropped before the classifier, as in transformers; with ``drops_channels`` whole
+    channels, as in the authors' training. That is a way to train and no part of the model: no config.json has it.
     """
+
+    drops_channels = False
 
     def __init__(self, config: SegformerConfig) -> None:
         super().__init__()
@@ -47,7 +52,7 @@ class AllMLPDecoder(nn.Module):
             fused = self.norm(self._fuse(features, weights, bias))  # (B, C, H_0, W_0)
         else:
             fused = self._fuse(features, *self._fold_norm(weights, bias))
-        kept, scale = relu_dropout_(fused, self.dropout_rate if self.training else 0.0)
+        kept, scale = relu_dropout_(fused, self.dropout_rate if self.training else 0.0, self.drops_channels)
         return _pointwise(kept, scale * self.classifier.weight[:, :, 0, 0], self.classifier.bias)
 
     def _fuse(self, features: list[Tensor], weights: list[Tensor], bias: Tensor) -> Tensor:

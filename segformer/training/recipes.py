@@ -42,6 +42,7 @@ class TrainConfig:
     classifier_dropout: float | None = setting(
         None, "dropout before the classifier; else the checkpoint's", at_least=0, below=1
     )
+    dropout_channels: bool = setting(False, "drop whole channels before the classifier, not single elements")
     learning_rate: float = setting(6e-5, "peak learning rate of AdamW", at_least=0)
     head_learning_rate_factor: float = setting(1.0, "times as high a learning rate for the decoder", at_least=0)
     weight_decay: float = setting(0.0, "weight decay of AdamW; norms and biases are spared", at_least=0)
@@ -204,6 +205,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "max_grad_norm": 0.0,
         "drop_path_rate": 0.1,
         "classifier_dropout": 0.1,
+        "dropout_channels": True,  # mmsegmentation drops with Dropout2d
         "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 1,
         "eval_resolution": "keep-ratio",

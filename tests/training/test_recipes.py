@@ -188,6 +188,24 @@ def test_the_guide_spares_norms_and_biases(tiny_model: Segformer) -> None:
         assert (id(weight) in decayed) == (weight.ndim > 1), name
 
 
+def test_the_paper_drops_whole_channels_and_the_guide_single_elements(settings: dict[str, Any]) -> None:
+    for recipe, whole in (("paper", True), ("guide", False)):
+        config = configure(recipe, **settings)
+        model, _ = training.build_model(config, config.checkpoint)
+        assert model.decoder.drops_channels is whole
+
+
+def test_how_a_model_was_trained_is_no_part_of_its_config_json(settings: dict[str, Any], tmp_path: Path) -> None:
+    entries = {}
+    for recipe in ("paper", "guide"):
+        config = configure(recipe, **settings)
+        model, _ = training.build_model(config, config.checkpoint)
+        model.save_pretrained(tmp_path / recipe)
+        entries[recipe] = json.loads((tmp_path / recipe / "config.json").read_text(encoding="utf-8"))
+    rates = ("drop_path_rate", "classifier_dropout_prob")
+    assert {**entries["paper"], **{name: entries["guide"][name] for name in rates}} == entries["guide"]
+
+
 def test_the_paper_recipe_runs_from_beginning_to_end(settings: dict[str, Any]) -> None:
     folder = train(configure("paper", **settings, image_size=64, per_device_train_batch_size=2))
     assert "keep" in (folder / "README.md").read_text(encoding="utf-8")
