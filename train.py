@@ -407,7 +407,9 @@ class Run:
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * self.ranks.count
-        self.plan = Plan.over(len(self.train_samples), rows_per_step, config.num_train_epochs, config.max_steps)
+        length = config.num_train_epochs, config.max_steps
+        drop_last = config.dataloader_drop_last and not config.eval_only  # which takes no steps
+        self.plan = Plan.over(len(self.train_samples), rows_per_step, *length, drop_last)
         self.history = History(self.plan, self.device)
         self.rows = self.train_samples.identity()
         self.about = describe(config, self.model, self.processor, self.plan, rows)
@@ -502,7 +504,7 @@ class Run:
         """The places of this rank in some of the steps."""
         plan, ranks = self.plan, self.ranks
         seed, steps = self.config.seed, (first_step, last_step)
-        return StepSampler(plan.num_rows, plan.rows_per_step, seed, *steps, ranks.rank, ranks.count)
+        return StepSampler(plan.num_rows, plan.rows_per_step, seed, *steps, ranks.rank, ranks.count, plan.drop_last)
 
     def names_of(self, step: int) -> list[str]:
         """The names of the rows of a step."""

@@ -122,6 +122,15 @@ def test_ranks_are_dealt_every_row_once_and_equally_many_places() -> None:
             assert sorted(real) == sorted(whole[step])
 
 
+def test_without_short_steps_no_rank_is_ever_dealt_a_photo_that_fills_in() -> None:
+    for num_rows, rows_per_step in ((10, 3), (11, 6), (7, 6)):
+        dealt = [list(StepSampler(num_rows, rows_per_step, 1, 1, 4, rank, 3, drop_last=True)) for rank in range(3)]
+        for step, whole in enumerate(StepSampler(num_rows, rows_per_step, 1, 1, 4, drop_last=True)):
+            parts = [part[step] for part in dealt]
+            assert {len(part) for part in parts} == {rows_per_step // 3}
+            assert sorted(place for part in parts for place in part) == sorted(whole)
+
+
 def _torchrun(settings: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
     flags = [part for name, value in settings.items() for part in ("--" + name.replace("_", "-"), str(value))]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

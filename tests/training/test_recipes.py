@@ -21,7 +21,8 @@ from data.augmentation.paper import evaluation_size
 from data.batches import collate
 from data.sources.shards import write_shard
 from segformer import ConfusionMatrix, ImageProcessor, Segformer, fullres
-from train import configure, evaluate, learning_rate, train
+from segformer.training.checkpoints import _write_sums
+from train import configure, evaluate, learning_rate, parse_arguments, train
 
 STEPS = {"max_steps": 2, "eval_steps": 2, "save_steps": 2, "device": "cpu"}
 
@@ -319,6 +320,24 @@ def test_what_would_make_another_run_of_it_is_refused_with_both_values(
     train(configure("guide", **settings))
     with pytest.raises(ValueError, match=message):
         train(configure("guide", **settings, **changes, resume_from_checkpoint="last"))
+
+
+def test_a_run_goes_on_as_it_began_with_a_release_whose_recipe_has_learned_more(settings: dict[str, Any]) -> None:
+    younger = {"dropout_channels": False, "dataloader_drop_last": False}
+    folder = train(configure("paper", **settings, **younger, image_size=64, per_device_train_batch_size=2))
+    state_file = folder / "checkpoint-2/training_state.pt"
+    state = torch.load(state_file, weights_only=True)
+    for name in younger:
+        del state["config"][name]
+    torch.save(state, state_file)
+    _write_sums(state_file.parent)
+    config = parse_arguments(["--resume-from-checkpoint", str(folder)])
+    assert config.recipe == "paper"
+    assert {name: getattr(config, name) for name in younger} == younger
+    train(config)
+    settings |= {"image_size": 64, "per_device_train_batch_size": 2, "resume_from_checkpoint": "last"}
+    with pytest.raises(ValueError, match=r"dropout_channels False, .*drop_last False, this run asks for True, True"):
+        train(configure("paper", **settings))
 
 
 def test_other_rows_are_refused_and_a_dataset_that_moved_is_not(
