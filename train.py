@@ -252,11 +252,12 @@ def train_step(
 ) -> StepResult:
     """One optimiser step on one batch: ``images`` (B, 3, H, W) and ``labels`` (B, H, W), already on the device.
 
-    The batch is what all accumulation steps see together. The loss is the mean over all of its valid pixels, however
-    many forward passes and ranks it takes: each pass adds its sum, divided by the count of them all.
+    The batch is what all accumulation steps see together. The loss is the mean over its valid pixels, or over all with
+    ignored ones at 0, however many forward passes and ranks it takes: each adds its sum, divided by the count of all.
     """
     images, labels = batch["images"], batch["labels"]
-    valid_pixels = sum_over_ranks((labels != IGNORE_INDEX).sum()).clamp(min=1)
+    counted = (labels != IGNORE_INDEX) | (config.loss_mean == "all")
+    num_pixels = sum_over_ranks(counted.sum()).clamp(min=1)
     loss = torch.zeros((), device=images.device)
     optimizer.zero_grad(set_to_none=True)
     size = config.per_device_train_batch_size
@@ -269,7 +270,7 @@ def train_step(
         with averaged.no_sync() if averaged and part < len(parts) else nullcontext():
             with autocast(config.amp, images.device):
                 logits = model(some_images)
-            share = fullres.cross_entropy(logits, some_labels, IGNORE_INDEX, "sum", compiled) / valid_pixels
+            share = fullres.cross_entropy(logits, some_labels, IGNORE_INDEX, "sum", compiled) / num_pixels
             scaler.scale(share * num_ranks).backward()  # type: ignore[no-untyped-call]
         loss += share.detach()
     sum_over_ranks(loss)

@@ -53,7 +53,7 @@ class Plan:
         if self.drop_last and not self.steps_per_epoch:
             raise ValueError(
                 f"{self.num_rows} rows to train on make no step of {self.rows_per_step}, and dataloader_drop_last "
-                "leaves out smaller ones; lower --per-device-train-batch-size, or give --no-dataloader-drop-last"
+                "leaves out smaller ones; lower --per-device-train-batch-size or accumulation"
             )
 
     @property

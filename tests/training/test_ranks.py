@@ -89,16 +89,17 @@ def settings(small_shards: Path, small_checkpoint: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("split", "frozen"),
+    ("split", "frozen", "changes"),
     [
-        ("train[:8]", False),
-        ("train[:9]", True),
-    ],  # where an epoch's rows do not go round, a photo without labels fills in
+        ("train[:8]", False, {}),
+        ("train[:9]", True, {}),  # where an epoch's rows do not go round, a photo without labels fills in
+        ("train[:8]", False, {"loss_mean": "all", "dataloader_drop_last": True}),
+    ],
 )
 def test_two_ranks_of_one_image_train_and_score_like_one_of_two(
-    split: str, frozen: bool, settings: dict[str, Any], tmp_path: Path
+    split: str, frozen: bool, changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings["split"] = split
+    settings |= {"split": split, **changes}
     alone = configure("guide", **settings)
     model, processor = build_model(alone, alone.checkpoint)
     score = evaluate(model.eval(), build_samples(alone, processor)[1], alone, torch.device("cpu"))["eval_mean_iou"]

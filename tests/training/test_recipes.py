@@ -293,6 +293,10 @@ def test_mean_of_views_is_that_of_the_plain_way(count: int) -> None:
         ({"eval_scales": "0.5,1"}, "takes eval_resolution keep-ratio"),
         ({"eval_resolution": "keep-ratio"}, "per_device_eval_batch_size is 2; .* scored one by one: set it to 1"),
         ({"augment_on_device": True, "augmentation": "paper"}, "augment_on_device is for the jitter"),
+        (
+            {"loss_mean": "all"},
+            "loss_mean is 'all', which would count photos that only fill in .* --dataloader-drop-last",
+        ),
         ({"augmentation": "cutmix"}, "augmentation is 'cutmix'; it is one of none, jitter, paper"),
         ({"head_learning_rate_factor": -1.0}, "head_learning_rate_factor is -1.0"),
         ({"eval_steps": 0}, "eval_steps is 0; it must be at least 1"),
@@ -323,7 +327,7 @@ def test_what_would_make_another_run_of_it_is_refused_with_both_values(
 
 
 def test_a_run_goes_on_as_it_began_with_a_release_whose_recipe_has_learned_more(settings: dict[str, Any]) -> None:
-    younger = {"dropout_channels": False, "dataloader_drop_last": False}
+    younger = {"dropout_channels": False, "loss_mean": "valid", "dataloader_drop_last": False}
     folder = train(configure("paper", **settings, **younger, image_size=64, per_device_train_batch_size=2))
     state_file = folder / "checkpoint-2/training_state.pt"
     state = torch.load(state_file, weights_only=True)
@@ -336,7 +340,9 @@ def test_a_run_goes_on_as_it_began_with_a_release_whose_recipe_has_learned_more(
     assert {name: getattr(config, name) for name in younger} == younger
     train(config)
     settings |= {"image_size": 64, "per_device_train_batch_size": 2, "resume_from_checkpoint": "last"}
-    with pytest.raises(ValueError, match=r"dropout_channels False, .*drop_last False, this run asks for True, True"):
+    with pytest.raises(
+        ValueError, match=r"dropout_channels False, .*drop_last False, this run asks for True, 'all', True"
+    ):
         train(configure("paper", **settings))
 
 

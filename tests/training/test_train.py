@@ -449,6 +449,21 @@ def test_loss_of_a_step_is_the_mean_over_its_valid_pixels(
     torch.testing.assert_close(result.loss, expected, rtol=1e-5, atol=0)
 
 
+def test_loss_of_a_step_may_be_the_mean_over_all_of_its_pixels_ignored_ones_counting_0(
+    small_checkpoint: Path, full_batch: dict[str, Tensor]
+) -> None:
+    with torch.no_grad():
+        logits = Segformer.from_pretrained(small_checkpoint)(full_batch["images"])
+    upsampled = torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")
+    expected = torch.nn.functional.cross_entropy(upsampled, full_batch["labels"], ignore_index=255, reduction="none")
+    assert expected[full_batch["labels"] == 255].sum() == 0
+    for size in (2, 8):  # however many passes it takes
+        _, result = _one_step(
+            small_checkpoint, full_batch, per_device_train_batch_size=size, loss_mean="all", dataloader_drop_last=True
+        )
+        torch.testing.assert_close(result.loss, expected.mean(), rtol=1e-5, atol=0)
+
+
 def test_a_batch_without_labels_changes_nothing_and_costs_nothing(
     small_checkpoint: Path, full_batch: dict[str, Tensor]
 ) -> None:
