@@ -185,6 +185,8 @@ def build_model(
                 f"{source} lacks {started_anew[0]} for these {len(labels.id2label)} classes, so there is nothing to "
                 "score; give its own classes by --num-labels or --label-names"
             )
+    if config.head_initialization == "authors":
+        model.redraw_as_authors()
     model.decoder.drops_channels = config.dropout_channels
     return model, replace(
         processor,

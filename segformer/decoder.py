@@ -46,6 +46,17 @@ class AllMLPDecoder(nn.Module):
         self.dropout_rate = config.classifier_dropout_prob
         self.classifier = nn.Conv2d(width, config.num_labels, kernel_size=1)
 
+    def initialize_as_authors(self) -> None:
+        """Draw new weights as the authors' code does, where ``Segformer`` draws them as transformers does.
+
+        The projections and the classifier, biases too, as torch starts them: uniform up to 1 / sqrt(fan in). The fusing
+        convolution as mmcv starts one before a norm and a ReLU: normal with variance 2 / fan out (He et al., 2015).
+        """
+        for projection in self.projections:
+            cast(nn.Linear, projection).reset_parameters()
+        nn.init.kaiming_normal_(self.fuse.weight, mode="fan_out", nonlinearity="relu")
+        self.classifier.reset_parameters()
+
     def forward(self, features: list[Tensor]) -> Tensor:
         weights, bias = self._stage_weights()
         if self.norm.training:
