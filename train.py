@@ -151,6 +151,9 @@ def build_model(
                 f"{source} lacks {started_anew[0]} for these {len(labels.id2label)} classes, so there is nothing to "
                 "score; give its own classes by --num-labels or --label-names"
             )
+    if config.head_initialization == "authors":
+        model.redraw_as_authors()
+    model.decoder.drops_channels = config.dropout_channels
     return model, replace(
         processor,
         do_resize=processor.do_resize or config.image_size is not None,
@@ -217,11 +220,12 @@ def train_step(
 ) -> StepResult:
     """One optimiser step on one batch: ``images`` (B, 3, H, W) and ``labels`` (B, H, W), already on the device.
 
-    The batch is what all accumulation steps see together. The loss is the mean over all of its valid pixels, however
-    many forward passes and ranks it takes: each pass adds its sum, divided by the count of them all.
+    The batch is what all accumulation steps see together. The loss is the mean over its valid pixels, or over all with
+    ignored ones at 0, however many forward passes and ranks it takes: each adds its sum, divided by the count of all.
     """
     images, labels = batch["images"], batch["labels"]
-    valid_pixels = sum_over_ranks((labels != IGNORE_INDEX).sum()).clamp(min=1)
+    counted = (labels != IGNORE_INDEX) | (config.loss_mean == "all")
+    num_pixels = sum_over_ranks(counted.sum()).clamp(min=1)
     loss = torch.zeros((), device=images.device)
     optimizer.zero_grad(set_to_none=True)
     size = config.per_device_train_batch_size
@@ -234,7 +238,7 @@ def train_step(
         with averaged.no_sync() if averaged and part < len(parts) else nullcontext():
             with autocast(config.amp, images.device):
                 logits = model(some_images)
-            share = fullres.cross_entropy(logits, some_labels, IGNORE_INDEX, "sum", compiled) / valid_pixels
+            share = fullres.cross_entropy(logits, some_labels, IGNORE_INDEX, "sum", compiled) / num_pixels
             scaler.scale(share * num_ranks).backward()  # type: ignore[no-untyped-call]
         loss += share.detach()
     sum_over_ranks(loss)
@@ -371,7 +375,9 @@ class Run:
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * self.ranks.count
-        self.plan = Plan.over(len(self.train_samples), rows_per_step, config.num_train_epochs, config.max_steps)
+        length = config.num_train_epochs, config.max_steps
+        drop_last = config.dataloader_drop_last and not config.eval_only  # which takes no steps
+        self.plan = Plan.over(len(self.train_samples), rows_per_step, *length, drop_last)
         self.history = History(self.plan, self.device)
         self.rows = self.train_samples.identity()
         self.about = describe(config, self.model, self.processor, self.plan, rows)
@@ -466,7 +472,7 @@ class Run:
         """The places of this rank in some of the steps."""
         plan, ranks = self.plan, self.ranks
         seed, steps = self.config.seed, (first_step, last_step)
-        return StepSampler(plan.num_rows, plan.rows_per_step, seed, *steps, ranks.rank, ranks.count)
+        return StepSampler(plan.num_rows, plan.rows_per_step, seed, *steps, ranks.rank, ranks.count, plan.drop_last)
 
     def names_of(self, step: int) -> list[str]:
         """The names of the rows of a step."""

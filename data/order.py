@@ -16,7 +16,8 @@ class StepSampler(Sampler[list[Place]]):
     """The places of every step from ``first_step`` to ``last_step``, counted from 1, that this rank is dealt.
 
     Each epoch has an order of its own, the one that Trainer has for this seed. A step takes ``rows_per_step`` rows over
-    all ranks, fewer at the end of an epoch; every rank gets equally many places.
+    all ranks, fewer at the end of an epoch; with ``drop_last`` there is no such step, and every epoch leaves out other
+    rows. Every rank gets equally many places.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class StepSampler(Sampler[list[Place]]):
         last_step: int,
         rank: int = 0,
         num_ranks: int = 1,
+        drop_last: bool = False,
     ) -> None:
         self.num_rows = num_rows
         self.rows_per_step = rows_per_step
@@ -35,7 +37,7 @@ class StepSampler(Sampler[list[Place]]):
         self.steps = range(first_step, last_step + 1)
         self.rank = rank
         self.num_ranks = num_ranks
-        self.steps_per_epoch = math.ceil(num_rows / rows_per_step)
+        self.steps_per_epoch = num_rows // rows_per_step if drop_last else math.ceil(num_rows / rows_per_step)
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -29,7 +29,12 @@ class AllMLPDecoder(nn.Module):
     """Merge the encoder's maps into class logits at the finest map's resolution (section 3.2).
 
     Shapes: maps (B, C_i, H_i, W_i), finest first -> (B, K, H_0, W_0).
+
+    In training, single elements are dropped before the classifier, as in transformers; with ``drops_channels`` whole
+    channels, as in the authors' training. That is a way to train and no part of the model: no config.json has it.
     """
+
+    drops_channels = False
 
     def __init__(self, config: SegformerConfig) -> None:
         super().__init__()
@@ -41,13 +46,24 @@ class AllMLPDecoder(nn.Module):
         self.dropout_rate = config.classifier_dropout_prob
         self.classifier = nn.Conv2d(width, config.num_labels, kernel_size=1)
 
+    def initialize_as_authors(self) -> None:
+        """Draw new weights as the authors' code does, where ``Segformer`` draws them as transformers does.
+
+        The projections and the classifier, biases too, as torch starts them: uniform up to 1 / sqrt(fan in). The fusing
+        convolution as mmcv starts one before a norm and a ReLU: normal with variance 2 / fan out (He et al., 2015).
+        """
+        for projection in self.projections:
+            cast(nn.Linear, projection).reset_parameters()
+        nn.init.kaiming_normal_(self.fuse.weight, mode="fan_out", nonlinearity="relu")
+        self.classifier.reset_parameters()
+
     def forward(self, features: list[Tensor]) -> Tensor:
         weights, bias = self._stage_weights()
         if self.norm.training:
             fused = self.norm(self._fuse(features, weights, bias))  # (B, C, H_0, W_0)
         else:
             fused = self._fuse(features, *self._fold_norm(weights, bias))
-        kept, scale = relu_dropout_(fused, self.dropout_rate if self.training else 0.0)
+        kept, scale = relu_dropout_(fused, self.dropout_rate if self.training else 0.0, self.drops_channels)
         return _pointwise(kept, scale * self.classifier.weight[:, :, 0, 0], self.classifier.bias)
 
     def _fuse(self, features: list[Tensor], weights: list[Tensor], bias: Tensor) -> Tensor:

@@ -77,6 +77,13 @@ class Segformer(nn.Module):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
+    def redraw_as_authors(self) -> None:
+        """Draw what no checkpoint has brought of the decoder as the authors' code does, not as transformers does."""
+        if self.load_report.path is None or self.load_report.missing:
+            self.decoder.initialize_as_authors()
+        elif self.load_report.mismatched:
+            self.decoder.classifier.reset_parameters()
+
     @classmethod
     def from_pretrained(
         cls,

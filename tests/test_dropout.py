@@ -108,3 +108,64 @@ def test_compiled_code_drops_at_the_same_rate() -> None:
     kept, scale = torch.compile(relu_dropout_, backend="aot_eager", fullgraph=True)(torch.ones(1, 8, 250, 500), 0.1)
     assert (kept * scale == 0).double().mean().item() == pytest.approx(0.1, abs=5 * 0.3 / 1000)
     assert (kept * scale).double().mean().item() == pytest.approx(1, abs=5 / 3 / 1000)
+
+
+# Whole channels
+
+
+def channel_draws(rate: float, batch: int, channels: int) -> Tensor:
+    """Which channels of which images a seed drops, (B, C) bool."""
+    torch.manual_seed(0)
+    kept, _ = relu_dropout_(torch.ones(batch, channels, 1, 1), rate, whole_channels=True)
+    return kept[:, :, 0, 0] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_a_channel_of_an_image_is_its_relu_or_0_and_passes_its_gradient_or_none(
+    dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
+    dropped = channel_draws(0.4, 2, 7)[:, :, None, None]
+    assert 0 < dropped.sum() < 14
+    x = some_map(dtype).contiguous(memory_format=memory_format).requires_grad_()
+    torch.manual_seed(0)
+    kept, _ = relu_dropout_(x * 1, 0.4, whole_channels=True)
+    slope = torch.randn_like(kept)
+    kept.backward(slope)
+    assert torch.equal(kept, torch.where(dropped, 0, x.relu()))
+    assert torch.equal(x.grad, torch.where(dropped | (x <= 0), 0, slope))
+
+
+def test_a_dropped_channel_takes_infinities_with_it_and_none_hides_what_is_no_number() -> None:
+    x = torch.tensor([math.inf, math.nan]).view(1, 1, 1, 2).expand(1, 64, 1, 2).clone()
+    torch.manual_seed(0)
+    kept, _ = relu_dropout_(x, 0.5, whole_channels=True)
+    dropped = channel_draws(0.5, 1, 64)[0]
+    assert kept[0, :, 0, 0].tolist() == torch.where(dropped, 0, math.inf).tolist()
+    assert kept[0, :, 0, 1].isnan().all()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_channels_are_dropped_at_the_rate_each_for_itself_and_the_scale_makes_up_for_it(rate: float) -> None:
+    dropped = channel_draws(rate, 1000, 1000).double()
+    error = math.sqrt(rate * (1 - rate) / dropped.numel())
+    assert dropped.mean().item() == pytest.approx(rate, abs=2**-17 + 5 * error)
+    for each in (dropped, dropped.T):  # channels of one image, and one channel of all images
+        assert each.mean(1).std().item() == pytest.approx(math.sqrt(rate * (1 - rate) / 1000), rel=0.2)
+    _, scale = relu_dropout_(some_map(), rate, whole_channels=True)
+    assert (1 - dropped.mean().item()) * scale == pytest.approx(1, abs=2**-16 + 5 * error / (1 - rate))
+
+
+@pytest.mark.parametrize(("rate", "left"), [(0.0, 1.0), (1.0, 0.0)])
+def test_no_and_full_dropout_of_channels_are_relu_and_0(rate: float, left: float) -> None:
+    kept, scale = relu_dropout_(some_map(), rate, whole_channels=True)
+    assert torch.equal(kept * scale, some_map().relu() * left)
+
+
+def test_compiled_code_drops_whole_channels_at_the_same_rate() -> None:
+    torch.manual_seed(0)
+    drop = torch.compile(relu_dropout_, backend="aot_eager", fullgraph=True)
+    kept, scale = drop(torch.ones(1000, 1000, 1, 2), 0.1, whole_channels=True)
+    assert torch.equal(kept[..., 0], kept[..., 1])
+    assert (kept * scale == 0).double().mean().item() == pytest.approx(0.1, abs=5 * 0.3 / 1000)
+    assert (kept * scale).double().mean().item() == pytest.approx(1, abs=5 / 3 / 1000)

@@ -440,3 +440,16 @@ def test_decoder_drops_what_the_textbook_form_drops_with_the_same_draw(tiny_conf
     assert 0 < (kept == 0).double().mean() < 1
     torch.manual_seed(7)
     torch.testing.assert_close(decoder(features), textbook_decoder(decoder, features, kept * scale), rtol=0, atol=1e-12)
+
+
+def test_a_decoder_told_to_drop_channels_drops_whole_ones(tiny_config: SegformerConfig) -> None:
+    torch.manual_seed(0)
+    decoder = AllMLPDecoder(SegformerConfig(**vars(tiny_config) | {"classifier_dropout_prob": 0.4})).double().train()
+    decoder.drops_channels = True
+    disturb(decoder)
+    features = [torch.randn(2, c, 8 // 2**i, 8 // 2**i).double() for i, c in enumerate(tiny_config.hidden_sizes)]
+    torch.manual_seed(7)
+    kept, scale = relu_dropout_(torch.ones(2, tiny_config.decoder_hidden_size, 1, 1).double(), 0.4, whole_channels=True)
+    assert 0 < (kept == 0).double().mean() < 1
+    torch.manual_seed(7)
+    torch.testing.assert_close(decoder(features), textbook_decoder(decoder, features, kept * scale), rtol=0, atol=1e-12)

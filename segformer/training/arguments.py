@@ -119,6 +119,8 @@ def _settings_gone_on_with(settings: dict[str, Any]) -> dict[str, Any]:
     if checkpoint is None:
         return {}
     saved = _known(read_training_state(checkpoint)["config"])
+    if saved:  # by a release without some of the settings, perhaps, which did what their defaults do
+        saved = {name: each.default for name, each in _FIELDS.items()} | saved
     return {name: value for name, value in saved.items() if _FIELDS[name].metadata.get("on_resume") != "free"}
 
 

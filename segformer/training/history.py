@@ -32,21 +32,33 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run: how many there are, and how they go over its rows. A step may span ranks and passes."""
+    """The steps of a run: how many there are, and how they go over its rows. A step may span ranks and passes.
+
+    With ``drop_last`` the last step of an epoch is left out where it would have fewer rows than the others. Raises
+    ValueError where there would be no step at all.
+    """
 
     num_rows: int
     rows_per_step: int
     total_steps: int
+    drop_last: bool = False
 
     @classmethod
-    def over(cls, num_rows: int, rows_per_step: int, epochs: float, max_steps: int) -> Plan:
+    def over(cls, num_rows: int, rows_per_step: int, epochs: float, max_steps: int, drop_last: bool = False) -> Plan:
         """So many ``epochs``, or ``max_steps`` if above 0."""
-        steps_per_epoch = math.ceil(num_rows / rows_per_step)
-        return cls(num_rows, rows_per_step, max_steps if max_steps > 0 else math.ceil(steps_per_epoch * epochs))
+        of_epoch = cls(num_rows, rows_per_step, 0, drop_last).steps_per_epoch
+        return cls(num_rows, rows_per_step, max_steps if max_steps > 0 else math.ceil(of_epoch * epochs), drop_last)
+
+    def __post_init__(self) -> None:
+        if self.drop_last and not self.steps_per_epoch:
+            raise ValueError(
+                f"{self.num_rows} rows to train on make no step of {self.rows_per_step}, and dataloader_drop_last "
+                "leaves out smaller ones; lower --per-device-train-batch-size or accumulation"
+            )
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(self.num_rows / self.rows_per_step)
+        return self.num_rows // self.rows_per_step if self.drop_last else math.ceil(self.num_rows / self.rows_per_step)
 
     def epoch(self, step: int) -> float:
         """How often the rows have been gone over after a step."""

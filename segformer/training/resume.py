@@ -120,7 +120,7 @@ class EarlierRun:
                 "--num-train-epochs"
             )
         epochs, max_steps = saved.get("num_train_epochs", 0), saved.get("max_steps", 0)
-        before = Plan.over(plan.num_rows, plan.rows_per_step, epochs, max_steps).total_steps
+        before = Plan.over(plan.num_rows, plan.rows_per_step, epochs, max_steps, plan.drop_last).total_steps
         if before != plan.total_steps:
             logger.info(
                 "from step %d on the learning rate is that of a run of %d steps; it was that of one of %d",

@@ -92,12 +92,15 @@ def _told(default: Any) -> str:
 
 
 def check_resumable(config: Any, saved: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming all values, where another run would come of it; log what else is not as it was."""
+    """Raise ValueError, naming all values, where another run would come of it; log what else is not as it was.
+
+    A setting that is younger than the checkpoint had its default: that is what was done before it could be chosen.
+    """
     refused = []
     for each in fields(config):
-        now, then = getattr(config, each.name), saved.get(each.name)
+        now, then = getattr(config, each.name), saved.get(each.name, each.default)
         plain = then is None or isinstance(then, str | int | float)  # a forged checkpoint may hold anything
-        if each.name not in saved or (plain and str(now) == str(then)) or each.metadata["on_resume"] == "free":
+        if (plain and str(now) == str(then)) or each.metadata["on_resume"] == "free":
             continue
         if each.metadata["on_resume"] == "found" and None in (now, then):
             continue

@@ -89,16 +89,17 @@ def settings(small_shards: Path, small_checkpoint: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("split", "frozen"),
+    ("split", "frozen", "changes"),
     [
-        ("train[:8]", False),
-        ("train[:9]", True),
-    ],  # where an epoch's rows do not go round, a photo without labels fills in
+        ("train[:8]", False, {}),
+        ("train[:9]", True, {}),  # where an epoch's rows do not go round, a photo without labels fills in
+        ("train[:8]", False, {"loss_mean": "all", "dataloader_drop_last": True}),
+    ],
 )
 def test_two_ranks_of_one_image_train_and_score_like_one_of_two(
-    split: str, frozen: bool, settings: dict[str, Any], tmp_path: Path
+    split: str, frozen: bool, changes: dict[str, Any], settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings["split"] = split
+    settings |= {"split": split, **changes}
     alone = configure("guide", **settings)
     model, processor = build_model(alone, alone.checkpoint)
     score = evaluate(model.eval(), build_samples(alone, processor)[1], alone, torch.device("cpu"))["eval_mean_iou"]
@@ -120,6 +121,15 @@ def test_ranks_are_dealt_every_row_once_and_equally_many_places() -> None:
             assert len({len(part) for part in parts}) == 1
             real = [place for part in parts for place in part if place[1] != NO_ROW]
             assert sorted(real) == sorted(whole[step])
+
+
+def test_without_short_steps_no_rank_is_ever_dealt_a_photo_that_fills_in() -> None:
+    for num_rows, rows_per_step in ((10, 3), (11, 6), (7, 6)):
+        dealt = [list(StepSampler(num_rows, rows_per_step, 1, 1, 4, rank, 3, drop_last=True)) for rank in range(3)]
+        for step, whole in enumerate(StepSampler(num_rows, rows_per_step, 1, 1, 4, drop_last=True)):
+            parts = [part[step] for part in dealt]
+            assert {len(part) for part in parts} == {rows_per_step // 3}
+            assert sorted(place for part in parts for place in part) == sorted(whole)
 
 
 def _torchrun(settings: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:

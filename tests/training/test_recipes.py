@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ import torch
 import torch.nn.functional as F
 from libraries import pil_processor
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import train as training
 from data import SceneParse150
 from data.augmentation.paper import evaluation_size
 from data.batches import collate
 from data.sources.shards import write_shard
-from segformer import ConfusionMatrix, ImageProcessor, Segformer, fullres
+from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, fullres
+from segformer.decoder import AllMLPDecoder
+from segformer.training.checkpoints import _write_sums
 from segformer.views import logits_of_views
-from train import configure, evaluate, learning_rate, train
+from train import configure, evaluate, learning_rate, parse_arguments, train
 
 STEPS = {"max_steps": 2, "eval_steps": 2, "save_steps": 2, "device": "cpu"}
 
@@ -189,6 +193,94 @@ def test_the_guide_spares_norms_and_biases(tiny_model: Segformer) -> None:
         assert (id(weight) in decayed) == (weight.ndim > 1), name
 
 
+def test_the_paper_drops_whole_channels_and_the_guide_single_elements(settings: dict[str, Any]) -> None:
+    for recipe, whole in (("paper", True), ("guide", False)):
+        config = configure(recipe, **settings)
+        model, _ = training.build_model(config, config.checkpoint)
+        assert model.decoder.drops_channels is whole
+
+
+def mmsegmentations_deviations(config: SegformerConfig) -> dict[str, float]:
+    """The standard deviations that a new decoder of theirs starts with, by name.
+
+    SegFormerHead's MLPs are Linear layers and linear_pred a Conv2d, both left as torch starts them: uniform up to
+    1 / sqrt(fan in), whose deviation is that over sqrt(3). (Its init_weights draws conv_seg alone, which is not used.)
+    linear_fuse is a ConvModule: kaiming_init with mode fan_out and the gain of a ReLU.
+    """
+    width = config.decoder_hidden_size
+    uniform = {f"projections.{i}": (3 * channels) ** -0.5 for i, channels in enumerate(config.hidden_sizes)}
+    return {**uniform, "fuse": (2 / width) ** 0.5, "classifier": (3 * width) ** -0.5}
+
+
+@pytest.mark.parametrize("variant", ["b0", "b2"])
+def test_a_decoder_that_starts_as_the_authors_has_their_deviations(variant: str) -> None:
+    torch.manual_seed(0)
+    config = VARIANTS[variant](num_labels=150)
+    decoder = AllMLPDecoder(config)
+    decoder.initialize_as_authors()
+    expected = mmsegmentations_deviations(config)
+    if variant == "b0":  # as measured in their code
+        measured = {"fuse": 0.088, "classifier": 0.036, "projections.0": 0.102}
+        assert {name: round(expected[name], 3) for name in measured} == measured
+    for name, deviation in expected.items():
+        layer = decoder.get_submodule(name)
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.03), name
+        assert layer.weight.mean().abs() < 0.03 * deviation
+        if layer.bias is not None:
+            assert layer.bias.std().item() == pytest.approx(deviation, rel=0.15)
+    assert decoder.fuse.weight.abs().max() > 3.5 * expected["fuse"]  # normal, and not cut off
+    assert decoder.classifier.weight.abs().max() <= expected["classifier"] * 3**0.5  # uniform
+
+
+def test_what_a_checkpoint_brings_is_not_drawn_anew(settings: dict[str, Any], small_checkpoint: Path) -> None:
+    held = Segformer.from_pretrained(small_checkpoint).state_dict()
+    config = configure("paper", **settings)
+    model, _ = training.build_model(config, config.checkpoint)
+    assert all(torch.equal(tensor, held[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_new_classifier_alone_is_drawn_by_the_authors_rule(settings: dict[str, Any], small_checkpoint: Path) -> None:
+    held = Segformer.from_pretrained(small_checkpoint).state_dict()
+    config = configure("paper", **settings, num_labels=151, reduce_labels=False)
+    model, _ = training.build_model(config, config.checkpoint)
+    new = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, held[name])}
+    assert new == {"decoder.classifier.weight", "decoder.classifier.bias"}
+    deviation = mmsegmentations_deviations(model.config)["classifier"]
+    assert model.decoder.classifier.weight.std().item() == pytest.approx(deviation, rel=0.05)
+
+
+@pytest.mark.parametrize("source", ["an encoder", None])
+def test_a_new_decoder_is_drawn_by_the_rule_of_the_recipe(
+    source: str | None, settings: dict[str, Any], small_checkpoint: Path, tmp_path: Path
+) -> None:
+    if source:
+        shutil.copytree(small_checkpoint, tmp_path / source)
+        weights = load_file(small_checkpoint / "model.safetensors")
+        encoder = {name: tensor for name, tensor in weights.items() if not name.startswith("decode_head")}
+        save_file(encoder, tmp_path / source / "model.safetensors")
+        settings |= {"checkpoint": str(tmp_path / source)}
+    else:
+        settings |= {"checkpoint": None}
+    for recipe in ("guide", "paper"):
+        config = configure(recipe, **settings)
+        model, _ = training.build_model(config, config.checkpoint)
+        expected = mmsegmentations_deviations(model.config)
+        for name, deviation in expected.items():
+            weight = model.decoder.get_submodule(name).weight
+            assert weight.std().item() == pytest.approx(0.02 if recipe == "guide" else deviation, rel=0.1), name
+
+
+def test_how_a_model_was_trained_is_no_part_of_its_config_json(settings: dict[str, Any], tmp_path: Path) -> None:
+    entries = {}
+    for recipe in ("paper", "guide"):
+        config = configure(recipe, **settings)
+        model, _ = training.build_model(config, config.checkpoint)
+        model.save_pretrained(tmp_path / recipe)
+        entries[recipe] = json.loads((tmp_path / recipe / "config.json").read_text(encoding="utf-8"))
+    rates = ("drop_path_rate", "classifier_dropout_prob")
+    assert {**entries["paper"], **{name: entries["guide"][name] for name in rates}} == entries["guide"]
+
+
 def test_the_paper_recipe_runs_from_beginning_to_end(settings: dict[str, Any]) -> None:
     folder = train(configure("paper", **settings, image_size=64, per_device_train_batch_size=2))
     assert "keep" in (folder / "README.md").read_text(encoding="utf-8")
@@ -275,6 +367,10 @@ def test_mean_of_views_is_that_of_the_plain_way(count: int) -> None:
         ({"eval_scales": "0.5,1"}, "takes eval_resolution keep-ratio"),
         ({"eval_resolution": "keep-ratio"}, "per_device_eval_batch_size is 2; .* scored one by one: set it to 1"),
         ({"augment_on_device": True, "augmentation": "paper"}, "augment_on_device is for the jitter"),
+        (
+            {"loss_mean": "all"},
+            "loss_mean is 'all', which would count photos that only fill in .* --dataloader-drop-last",
+        ),
         ({"augmentation": "cutmix"}, "augmentation is 'cutmix'; it is one of none, jitter, paper"),
         ({"head_learning_rate_factor": -1.0}, "head_learning_rate_factor is -1.0"),
         ({"eval_steps": 0}, "eval_steps is 0; it must be at least 1"),
@@ -302,6 +398,27 @@ def test_what_would_make_another_run_of_it_is_refused_with_both_values(
     train(configure("guide", **settings))
     with pytest.raises(ValueError, match=message):
         train(configure("guide", **settings, **changes, resume_from_checkpoint="last"))
+
+
+def test_a_run_goes_on_as_it_began_with_a_release_whose_recipe_has_learned_more(settings: dict[str, Any]) -> None:
+    younger = {"dropout_channels": False, "loss_mean": "valid", "dataloader_drop_last": False}
+    younger |= {"head_initialization": "transformers"}
+    folder = train(configure("paper", **settings, **younger, image_size=64, per_device_train_batch_size=2))
+    state_file = folder / "checkpoint-2/training_state.pt"
+    state = torch.load(state_file, weights_only=True)
+    for name in younger:
+        del state["config"][name]
+    torch.save(state, state_file)
+    _write_sums(state_file.parent)
+    config = parse_arguments(["--resume-from-checkpoint", str(folder)])
+    assert config.recipe == "paper"
+    assert {name: getattr(config, name) for name in younger} == younger
+    train(config)
+    settings |= {"image_size": 64, "per_device_train_batch_size": 2, "resume_from_checkpoint": "last"}
+    with pytest.raises(
+        ValueError, match=r"dropout_channels False, .*drop_last False, this run asks for 'authors', True, 'all', True"
+    ):
+        train(configure("paper", **settings))
 
 
 def test_other_rows_are_refused_and_a_dataset_that_moved_is_not(

@@ -93,3 +93,9 @@ def test_what_makes_another_run_is_refused_and_what_does_not_is_told(caplog: pyt
     assert caplog.messages == ["limit is now 7, it was 5"]
     with pytest.raises(ValueError, match="the checkpoint was trained with steps 3, this run asks for 4"):
         check_resumable(Settings(steps=4), saved)
+
+
+def test_a_setting_younger_than_the_checkpoint_had_its_default() -> None:
+    check_resumable(Settings(), {"shape": "linear"})
+    with pytest.raises(ValueError, match="the checkpoint was trained with flip False, this run asks for True"):
+        check_resumable(Settings(flip=True), {"shape": "linear"})

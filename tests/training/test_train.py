@@ -26,6 +26,7 @@ from data.classes import ID2LABEL
 from data.order import StepSampler
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.training.checkpoints import STATE_NAME, find_checkpoints, read_training_state, save_checkpoint
+from segformer.training.history import Plan
 from segformer.training.output import RunLock
 from segformer.training.precision import amp_dtype
 from train import TrainConfig, configure, parse_arguments, train, train_step
@@ -448,6 +449,21 @@ def test_loss_of_a_step_is_the_mean_over_its_valid_pixels(
     torch.testing.assert_close(result.loss, expected, rtol=1e-5, atol=0)
 
 
+def test_loss_of_a_step_may_be_the_mean_over_all_of_its_pixels_ignored_ones_counting_0(
+    small_checkpoint: Path, full_batch: dict[str, Tensor]
+) -> None:
+    with torch.no_grad():
+        logits = Segformer.from_pretrained(small_checkpoint)(full_batch["images"])
+    upsampled = torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")
+    expected = torch.nn.functional.cross_entropy(upsampled, full_batch["labels"], ignore_index=255, reduction="none")
+    assert expected[full_batch["labels"] == 255].sum() == 0
+    for size in (2, 8):  # however many passes it takes
+        _, result = _one_step(
+            small_checkpoint, full_batch, per_device_train_batch_size=size, loss_mean="all", dataloader_drop_last=True
+        )
+        torch.testing.assert_close(result.loss, expected.mean(), rtol=1e-5, atol=0)
+
+
 def test_a_batch_without_labels_changes_nothing_and_costs_nothing(
     small_checkpoint: Path, full_batch: dict[str, Tensor]
 ) -> None:
@@ -518,6 +534,45 @@ def test_each_epoch_has_the_order_of_trainer_and_every_row_once() -> None:
 def test_order_from_the_middle_is_the_rest_of_the_whole_order() -> None:
     whole = list(StepSampler(10, 4, 42, 1, 9))
     assert list(StepSampler(10, 4, 42, 5, 9)) == whole[4:]
+
+
+def test_without_short_steps_every_step_is_full_and_other_rows_are_left_out_of_every_epoch() -> None:
+    short = list(StepSampler(10, 4, 42, 1, 30))
+    full = list(StepSampler(10, 4, 42, 1, 20, drop_last=True))
+    assert full == [step for step in short if len(step) == 4]
+    left_out = [set(range(10)) - {row for step in full[first : first + 2] for _, row in step} for first in (0, 2, 4)]
+    assert len(set(map(frozenset, left_out))) > 1
+
+
+def test_without_short_steps_the_order_from_the_middle_is_the_rest_of_the_whole_order() -> None:
+    whole = list(StepSampler(10, 4, 42, 1, 9, drop_last=True))
+    assert list(StepSampler(10, 4, 42, 4, 9, drop_last=True)) == whole[3:]
+
+
+def test_without_short_steps_a_run_counts_the_steps_epochs_and_images_that_it_takes() -> None:
+    plan = Plan.over(num_rows=10, rows_per_step=4, epochs=3, max_steps=-1, drop_last=True)
+    assert plan.total_steps == 6
+    assert [plan.is_due(step, "epoch", 1) for step in range(1, 7)] == [False, True] * 3
+    assert [plan.epoch(step) for step in (1, 2, 6)] == [0.5, 1.0, 3.0]
+    assert plan.num_images(range(1, 7)) == 24
+    assert Plan.over(20_210, 16, 1, 160_000, drop_last=True).num_images(range(1, 160_001)) == 16 * 160_000
+
+
+def test_rows_that_make_no_full_step_are_refused_before_the_folder_is_touched(settings: dict[str, Any]) -> None:
+    settings |= {"per_device_train_batch_size": 20, "dataloader_drop_last": True}
+    with pytest.raises(
+        ValueError, match=r"^\d+ rows to train on make no step of 20, and dataloader_drop_last .*; lower"
+    ):
+        train(configure("guide", **settings))
+    assert not Path(settings["output_dir"]).exists()
+    assert train(configure("guide", **{**settings, "eval_only": True})) == Path(settings["output_dir"])
+
+
+def test_a_run_without_short_steps_resumes_exactly(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings |= {"per_device_train_batch_size": 4, "dataloader_drop_last": True}  # of 10 rows: two steps an epoch
+    whole = train(configure("guide", **settings))
+    settings |= {"output_dir": str(tmp_path / "part"), "resume_from_checkpoint": str(whole / "checkpoint-3")}
+    assert _weights(train(configure("guide", **settings))) == _weights(whole)
 
 
 def test_jitter_depends_on_seed_epoch_and_row_alone(settings: dict[str, Any]) -> None:
