@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from huggingface_hub import EvalResult, ModelCardData
 
 from segformer.files import write_atomically
+from segformer.provenance import told_of
 from segformer.weights.hub import is_repository
 
 _TEMPLATE = """---
@@ -51,6 +52,8 @@ segments = pipeline("image-segmentation", model={name})("photo.jpg")
 ## Training
 
 {hyperparameters}
+
+{made}
 
 ## Licence
 
@@ -109,6 +112,8 @@ class Run(Protocol):
     def parameters(self) -> int: ...
     @property
     def image_size(self) -> list[int]: ...
+    @property
+    def provenance(self) -> dict[str, Any]: ...
 
 
 def write_card(
@@ -145,6 +150,7 @@ def write_card(
         hyperparameters=_table(
             "setting", {name: _code(str(value)) for name, value in settings.items() if name not in _OF_THE_PLACE}
         ),
+        made="\n".join(f"- {name}: {_code(text)}" for name, text in told_of(run.provenance).items()),
         licence=_licence(settings["checkpoint"], base),
     )
     # A folder's name may hold bytes that are no text.

@@ -493,6 +493,17 @@ def card_of(folder: Path, recipe: str = "guide", results: dict[str, Any] | None 
     return ModelCard.load(folder / "README.md")
 
 
+def test_the_card_says_which_weights_and_versions_made_the_model(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    origin = {"checkpoint": "nvidia/mit-b0", "weights_sha256": "ab" * 32, "versions": {"torch": "2.14"}}
+    settings = shareable(asdict(configure("guide")))
+    write_card(folder, RunDescription(settings, ["wall"], image_size=[8, 8], provenance=origin), RESULTS)
+    text = (folder / "README.md").read_text()
+    assert "- Checkpoint: `nvidia/mit-b0, SHA-256 abababababababab`" in text
+    assert "- Made: `torch 2.14`" in text
+
+
 def test_the_card_of_the_guides_run_has_the_metadata_that_the_hub_shows(tmp_path: Path) -> None:
     data = card_of(tmp_path / "guide-1").data.to_dict()
     (index,) = data.pop("model-index")
