@@ -221,11 +221,15 @@ def train_step(
     """One optimiser step on one batch: ``images`` (B, 3, H, W) and ``labels`` (B, H, W), already on the device.
 
     The batch is what all accumulation steps see together. The loss is the mean over its valid pixels, or over all with
-    ignored ones at 0, however many forward passes and ranks it takes: each adds its sum, divided by the count of all.
+    ignored ones at 0, however many forward passes and ranks it takes: each adds its share, divided by the count of all.
     """
     images, labels = batch["images"], batch["labels"]
-    counted = (labels != IGNORE_INDEX) | (config.loss_mean == "all")
-    num_pixels = sum_over_ranks(counted.sum()).clamp(min=1)
+    objective = config.objective
+    if config.loss_mean == "all":
+        weight = torch.full((), labels.numel(), device=labels.device)
+    else:
+        weight = fullres.total_weight(labels, objective, IGNORE_INDEX)
+    sum_over_ranks(weight)
     loss = torch.zeros((), device=images.device)
     optimizer.zero_grad(set_to_none=True)
     size = config.per_device_train_batch_size
@@ -238,7 +242,10 @@ def train_step(
         with averaged.no_sync() if averaged and part < len(parts) else nullcontext():
             with autocast(config.amp, images.device):
                 logits = model(some_images)
-            share = fullres.cross_entropy(logits, some_labels, IGNORE_INDEX, "sum", compiled) / num_pixels
+            dice_sums = None
+            if objective.dice_weight:  # of the only part of a step
+                dice_sums = sum_over_ranks(fullres.sum_for_dice(logits, some_labels, IGNORE_INDEX))
+            share = fullres.mean_loss(logits, some_labels, objective, IGNORE_INDEX, weight, dice_sums, compiled)
             scaler.scale(share * num_ranks).backward()  # type: ignore[no-untyped-call]
         loss += share.detach()
     sum_over_ranks(loss)
@@ -370,6 +377,7 @@ class Run:
             self.model, self.processor = build_model(config, source, rows.labels)
             self.train_samples, self.eval_samples = build_samples(config, self.processor, rows)
         self.model.config.check_image_size(*self.processor.size)
+        config.objective.check_classes(self.model.config.num_labels)
         self.model.to(self.device)
         self.augment = build_device_augmentation(config, self.processor)
         self.optimizer = build_optimizer(self.model, config)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from segformer.config import VARIANTS
+from segformer.losses import KINDS, Loss, balanced_weights
 from segformer.training.settings import changeable, check_settings, found_out, per_start, setting
 
 
@@ -48,6 +50,11 @@ class TrainConfig:
         None, "dropout before the classifier; else the checkpoint's", at_least=0, below=1
     )
     dropout_channels: bool = setting(False, "drop whole channels before the classifier, not single elements")
+    loss: str = setting("cross-entropy", "what a pixel costs", KINDS)
+    focal_gamma: float = setting(2.0, "of the focal loss: how much less a pixel counts that is known", at_least=0)
+    class_weights: str = setting("none", "none, balanced (by median frequency), numbers with commas, or a file of them")
+    label_smoothing: float = setting(0.0, "share of a label that is spread over all classes", at_least=0, below=1)
+    dice_weight: float = setting(0.0, "how many times 1 - Dice is added, over the classes that occur", at_least=0)
     loss_mean: str = setting(
         "valid",
         "a step's loss is the mean over its valid pixels, or over all, ignored ones counting 0",
@@ -107,6 +114,7 @@ class TrainConfig:
         check_settings(self)
         self._check_image_size()
         self._check_evaluation()
+        self._check_loss()
         if self.augment_on_device and self.augmentation == "paper":
             raise ValueError("augment_on_device is for the jitter; the paper's crops are made where photos are decoded")
         if self.loss_mean == "all" and not self.dataloader_drop_last:
@@ -140,6 +148,27 @@ class TrainConfig:
                 f"image_size is {self.image_size}; it must be a side in pixels, such as 512, or height and width, "
                 "such as 360x480"
             )
+
+    def _check_loss(self) -> None:
+        self.objective  # noqa: B018 - which checks itself
+        if self.dice_weight and self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"dice_weight is {self.dice_weight}, which takes a whole step's photos in one forward pass; "
+                f"gradient_accumulation_steps is {self.gradient_accumulation_steps}: set it to 1"
+            )
+        if self.loss_mean == "all" and self.objective.weights:
+            raise ValueError("loss_mean is 'all', which class_weights have no part in; set it to valid")
+
+    @property
+    def objective(self) -> Loss:
+        """The loss that a step minimises; "balanced" weights are none until ``balanced`` has worked them out."""
+        weights = None if self.class_weights in ("none", "balanced") else _read_weights(self.class_weights)
+        return Loss(self.loss, self.focal_gamma, weights, self.label_smoothing, self.dice_weight)
+
+    def balanced(self, pixels: Sequence[float]) -> TrainConfig:
+        """These settings with balanced weights worked out from the pixels of every class, or their shares."""
+        weights = ",".join(map(str, balanced_weights(pixels)))
+        return replace(self, class_weights=f"balanced:{weights}")
 
     @property
     def processed_size(self) -> tuple[int, int] | None:
@@ -175,6 +204,23 @@ class TrainConfig:
     def scales(self) -> tuple[float, ...]:
         """The scales that ``eval_scales`` lists."""
         return tuple(float(scale) for scale in self.eval_scales.split(","))
+
+
+def _read_weights(text: str) -> tuple[float, ...]:
+    """The weights that ``class_weights`` gives as numbers or in a file; balanced ones are 0 for what never occurs."""
+    listed = text.removeprefix("balanced:")
+    if os.path.isfile(listed):
+        with open(listed, encoding="utf-8") as file:
+            listed = ",".join(file.read().replace(",", " ").split())
+    try:
+        weights = tuple(float(each) for each in listed.split(","))
+    except ValueError:
+        raise ValueError(
+            f"class_weights is {text!r}; it must be none, balanced, numbers with commas between, or a file of numbers"
+        ) from None
+    if not all(weight > 0 for weight in weights) and listed == text:
+        raise ValueError(f"class_weights is {text!r}; every weight must be above 0")
+    return weights
 
 
 # What --help lists together, by the first field of each group.

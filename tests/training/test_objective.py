@@ -1,0 +1,112 @@
+"""The losses that settings name, as a step of training computes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from segformer import Segformer
+from segformer.losses import Loss, plain_loss
+from train import TrainConfig, build_optimizer, configure, train_step
+
+WEIGHTS = "1,2,0.5,1,3,1,1"
+
+
+@pytest.fixture
+def batch() -> dict[str, Tensor]:
+    """Four photos of seven classes, a fifth of whose pixels are ignored."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 7, (4, 40, 48), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < 0.2] = 255
+    return {"images": torch.randn(4, 3, 40, 48, generator=generator), "labels": labels}
+
+
+def loss_and_gradients(model: Segformer, batch: dict[str, Tensor], config: TrainConfig) -> tuple[float, list[Tensor]]:
+    """Those of one step that moves nothing."""
+    optimizer = build_optimizer(model, config)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    loss = float(train_step(model, optimizer, scaler, batch, config).loss)
+    return loss, [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+
+CASES: list[tuple[dict[str, Any], Loss]] = [
+    ({}, Loss()),
+    ({"loss": "focal", "focal_gamma": 1.5}, Loss("focal", 1.5)),
+    ({"loss": "ohem"}, Loss("ohem")),
+    ({"class_weights": WEIGHTS}, Loss(weights=tuple(map(float, WEIGHTS.split(","))))),
+    ({"label_smoothing": 0.1}, Loss(smoothing=0.1)),
+    ({"dice_weight": 0.5}, Loss(dice_weight=0.5)),
+]
+
+
+@pytest.mark.parametrize(("settings", "loss"), CASES, ids=lambda each: str(each)[:40])
+def test_a_step_minimises_the_loss_that_is_named(
+    settings: dict[str, Any], loss: Loss, tiny_model: Segformer, batch: dict[str, Tensor]
+) -> None:
+    config = configure("guide", per_device_train_batch_size=4, max_grad_norm=0.0, **settings)
+    ours, gradients = loss_and_gradients(tiny_model, batch, config)
+    tiny_model.zero_grad()
+    plain = plain_loss(tiny_model(batch["images"]), batch["labels"], loss)
+    plain.backward()
+    assert ours == pytest.approx(plain.item(), rel=1e-5)
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    expected = [weight.grad for weight in tiny_model.parameters() if weight.grad is not None]
+    for made, wanted in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5 * float(norm))
+
+
+@pytest.mark.parametrize("settings", [{"loss": "focal"}, {"class_weights": WEIGHTS}, {"label_smoothing": 0.1}], ids=str)
+def test_accumulation_changes_nothing_about_the_loss_of_a_step(
+    settings: dict[str, Any], tiny_model: Segformer, batch: dict[str, Tensor]
+) -> None:
+    at_once = configure("guide", per_device_train_batch_size=4, max_grad_norm=0.0, **settings)
+    in_parts = configure(
+        "guide", per_device_train_batch_size=1, gradient_accumulation_steps=4, max_grad_norm=0.0, **settings
+    )
+    whole, gradients = loss_and_gradients(tiny_model, batch, at_once)
+    summed, others = loss_and_gradients(tiny_model, batch, in_parts)
+    assert summed == pytest.approx(whole, rel=1e-5)
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    for made, wanted in zip(others, gradients, strict=True):
+        torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-5 * float(norm))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": "hinge"}, "loss is 'hinge'; it is one of cross-entropy, focal, ohem"),
+        ({"focal_gamma": -1.0}, "focal_gamma is -1.0"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"dice_weight": -0.5}, "dice_weight is -0.5"),
+        ({"class_weights": "1,0,2"}, "every weight must be above 0"),
+        ({"class_weights": "1,-2"}, "every weight must be above 0|at least 0"),
+        ({"class_weights": "heavy"}, "class_weights is 'heavy'; it must be none, balanced, numbers"),
+        ({"dice_weight": 1.0, "gradient_accumulation_steps": 2}, "in one forward pass"),
+    ],
+    ids=str,
+)
+def test_what_makes_no_loss_is_refused_before_anything_is_computed(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        configure("guide", **settings)
+
+
+def test_weights_of_the_wrong_number_are_refused(tiny_model: Segformer, batch: dict[str, Tensor]) -> None:
+    config = configure("guide", per_device_train_batch_size=4, class_weights="1,2")
+    with pytest.raises(ValueError, match="class_weights are 2; there are 7 classes"):
+        loss_and_gradients(tiny_model, batch, config)
+
+
+def test_weights_come_from_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "weights.txt").write_text("1\n2.5\n3\n")
+    assert configure("guide", class_weights=str(tmp_path / "weights.txt")).objective.weights == (1, 2.5, 3)
+
+
+def test_balanced_weights_are_median_over_share_and_0_for_what_never_occurs() -> None:
+    weights = configure("guide", class_weights="balanced").balanced([100, 50, 0, 25]).objective.weights
+    assert weights == pytest.approx((0.5, 1, 0, 2))
