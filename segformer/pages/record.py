@@ -171,7 +171,7 @@ def _protocol(record: RunRecord) -> str:
     scales = str(settings.get("eval_scales", "1"))
     means = ["" if scales == "1" else f"scales {scales}", "mirror images" if settings.get("eval_flip") else ""]
     over = " and ".join(part for part in means if part)
-    when = f"after step {step:,}" if isinstance(step, int) else ""
+    when = f"after step {step:,}" if isinstance(step, int) and not record.is_evaluation else ""
     return "; ".join(part for part in (when, how, f"mean over {over}" if over else "") if part)
 
 

@@ -101,7 +101,7 @@ function stop() {
   play.textContent = "Play";
 }
 
-if (time && data.sampleSteps.length > 1) {
+if (time) {
   const last = data.sampleSteps.length - 1;
   showStep(data.shown);
   time.addEventListener("input", () => { stop(); showStep(Number(time.value)); });
@@ -114,8 +114,6 @@ if (time && data.sampleSteps.length > 1) {
       if (Number(time.value) === last) stop();
     }, 700);
   });
-} else if (time) {
-  time.parentElement.hidden = true;
 }
 
 // ---- Samples: what stands under the pointer. The colours of the maps name their classes.
