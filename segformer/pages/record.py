@@ -128,7 +128,7 @@ def headline(record: RunRecord) -> dict[str, str]:
         "pixel accuracy": score_text(as_number(results.get("eval_overall_accuracy"))),
         "steps": steps,
         _runtime_name(closing): _duration(as_number(closing.get("train_runtime"))),
-        "training images a second": _rate(as_number(closing.get("train_samples_per_second"))),
+        "training images per second": _rate(as_number(closing.get("train_samples_per_second"))),
     }
     return {name: text for name, text in numbers.items() if text not in ("", NO_NUMBER)}
 
@@ -214,7 +214,7 @@ def _runtime_name(closing: Mapping[str, Any]) -> str:
     steps = as_number(closing.get("train_steps_per_second")) * as_number(closing.get("train_runtime"))
     if math.isfinite(steps) and round(steps) < closing["step"]:
         return f"for the last {round(steps):,} steps"
-    return "of training and evaluating"
+    return "to train and evaluate"
 
 
 def _duration(seconds: float) -> str:

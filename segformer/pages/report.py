@@ -96,7 +96,8 @@ _CELL = Html("<td>{text}</td>")
 _ROW = Html('<tr><th scope="row">{head}</th>{cells}</tr>')
 
 
-def _nothing(text: str) -> Html:
+def nothing(text: str) -> Html:
+    """A line in place of what is not there."""
     return _NOTHING.fill(text=text)
 
 
@@ -120,7 +121,7 @@ def _curves(record: RunRecord, charts: Sequence[Chart]) -> Html:
     """What happened over the steps of a run; nothing for one that made none."""
     if record.is_evaluation:
         return Html("")
-    drawn = drawn_charts(charts, record.last_step) if charts else _nothing("Nothing is logged yet.")
+    drawn = drawn_charts(charts, record.last_step) if charts else nothing("Nothing is logged yet.")
     return _CURVES.fill(charts=drawn, evaluations=_evaluations(record.evaluations))
 
 
@@ -239,7 +240,7 @@ _MORE = Html("<li>and {count} more</li>")
 
 def _samples(record: RunRecord, steps: Sequence[int], shown: int, colours: NDArray[np.uint8]) -> Html:
     if not record.samples:
-        return _nothing("No samples are saved yet.")
+        return nothing("No samples are saved yet.")
     step = steps[shown] if steps else None
     return _SAMPLES.fill(
         time=_TIME.fill(most=len(steps) - 1, step=f"{step:,}") if len(steps) > 1 else Html(""),
@@ -306,11 +307,12 @@ def _mistakes_uri(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> st
 
 # ----------------------------------------------------------------------------------------------------------- classes
 
-_CLASSES = Html("""<div class="control filter" hidden>
+FILTER = Html("""<div class="control filter" hidden>
 <label for="filter">Find a class</label>
 <input type="search" id="filter" autocomplete="off" spellcheck="false">
 <output for="filter" id="found"></output>
-</div>
+</div>""")
+_CLASSES = Html("""{filter}
 <table class="classes" style="--mean:{mean}">
 <caption class="unseen">IoU, accuracy and share of the labelled pixels of every class, best IoU first</caption>
 <thead><tr><th scope="col" data-sort="name">Class</th><td class="bar"><span>mean {mean_text}</span></td>\
@@ -343,7 +345,7 @@ def _classes(results: Mapping[str, Any], class_names: Sequence[str], colours: ND
     )
     scored = sorted((k for k in range(count) if math.isfinite(ious[k])), key=lambda k: -ious[k])
     if not scored:
-        return _nothing("No evaluation is logged yet.")
+        return nothing("No evaluation is logged yet.")
     has_shares = any(math.isfinite(share) for share in shares)
     rows = [
         _CLASS_ROW.fill(
@@ -363,6 +365,7 @@ def _classes(results: Mapping[str, Any], class_names: Sequence[str], colours: ND
     mean = sum(ious[k] for k in scored) / len(scored)
     counted = f"{len(missing)} class{'es' if len(missing) > 1 else ''}"
     return _CLASSES.fill(
+        filter=FILTER,
         mean=f"{mean:.4f}",
         mean_text=score_text(mean),
         share_heading=_SHARE_HEADING if has_shares else Html(""),

@@ -11,6 +11,7 @@ from markup import Markup
 from run_folders import write_run
 
 from segformer.pages.__main__ import main
+from segformer.pages.comparison import load_runs, render_comparison
 from segformer.pages.record import RunRecord
 from segformer.pages.report import build_report, render_report
 
@@ -57,3 +58,41 @@ def test_the_command_that_a_report_names_writes_it_again(folder: Path) -> None:
     page.unlink()
     subprocess.run([sys.executable, "-m", named[1], folder], cwd=ROOT, check=True)
     assert page.exists()
+
+
+def test_several_runs_are_compared_in_one_page(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = shutil.copytree(folder, tmp_path / "toy-2")
+    before = (folder / "report.html").read_bytes()
+    assert main([str(folder), str(other)]) == 0
+    assert capsys.readouterr().out == "comparison.html\n"
+    assert (tmp_path / "comparison.html").read_text(encoding="utf-8") == render_comparison(load_runs([folder, other]))
+    assert (folder / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_page_goes_where_output_says(folder: Path, tmp_path: Path, count: int) -> None:
+    folders = [shutil.copytree(folder, tmp_path / str(number)) for number in range(count)]
+    assert main([*map(str, folders), "--output", str(tmp_path / "page.html")]) == 0
+    assert Markup((tmp_path / "page.html").read_text(encoding="utf-8")).faults == []
+
+
+def test_one_folder_without_a_run_among_several_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "page.html"
+    for wrong, told in ((tmp_path, "holds no run (no log.jsonl)"), (folder, "is named twice")):
+        assert main([str(folder), str(wrong), "--output", str(output)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {wrong} {told}")
+        assert error.count("\n") == 1
+    assert not output.exists()
+
+
+def test_a_page_that_cannot_be_written_is_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(folder), "--output", str(tmp_path / "none" / "page.html")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
