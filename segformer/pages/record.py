@@ -41,8 +41,7 @@ class RunRecord:
         """What the files in a run's folder say."""
         about, history = RunDescription.load(output_dir), read_history(output_dir / LOG_NAME)
         results = final_results(output_dir, history)
-        names = [str(name).strip() for name in about.class_names] or _names_of_config(output_dir)
-        names += [f"class {k}" for k in range(len(names), len(numbers_of(results, "eval_per_category_iou")))]
+        names = names_of_classes(output_dir, about, len(numbers_of(results, "eval_per_category_iou")))
         samples = load_samples(output_dir, last_step=history[-1]["step"] if history else None)
         return cls(output_dir.resolve().name, history, results, names[:_MOST_CLASSES], samples, about)
 
@@ -99,6 +98,12 @@ def numbers_of(results: Mapping[str, Any], key: str) -> list[float]:
     """A list of the results as numbers, NaN for what is none; empty if there is no such list."""
     values = results.get(key)
     return [as_number(value) for value in values] if isinstance(values, list) else []
+
+
+def names_of_classes(output_dir: Path, about: RunDescription, at_least: int) -> list[str]:
+    """The names of a run's classes, and numbers for those without one."""
+    names = [str(name).strip() for name in about.class_names] or _names_of_config(output_dir)
+    return names + [f"class {k}" for k in range(len(names), at_least)]
 
 
 def _is_finished(history: Sequence[Mapping[str, Any]]) -> bool:

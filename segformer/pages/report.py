@@ -32,9 +32,10 @@ from segformer.pages.page import (
     render_page,
     swatch,
 )
-from segformer.pages.record import RunRecord, facts, headline, numbers_of, percent_text, score_text
+from segformer.pages.record import RunRecord, facts, headline, names_of_classes, numbers_of, percent_text, score_text
 from segformer.pages.samples import NO_CLASS, ReportSample, Shown, save_shown
 from segformer.pictures import palette
+from segformer.training.description import RunDescription
 
 REPORT_NAME = "report.html"
 _MOST_TABLE_ROWS = 200
@@ -55,7 +56,8 @@ def build_report(output_dir: Path) -> Path:
 def refresh_report(output_dir: Path, step: int, shown: Sequence[Shown], num_labels: int) -> None:
     """Add what the model makes of a few samples after a step to the report, which no run ends for."""
     try:
-        save_shown(output_dir, step, shown, palette(num_labels))
+        names = names_of_classes(output_dir, RunDescription.load(output_dir), num_labels)[:num_labels]
+        save_shown(output_dir, step, shown, names, palette(num_labels, names))
         build_report(output_dir)
     except (OSError, ValueError) as error:
         logger.warning("cannot write the report: %s", error)
@@ -64,7 +66,7 @@ def refresh_report(output_dir: Path, step: int, shown: Sequence[Shown], num_labe
 def render_report(record: RunRecord) -> Html:
     """The page that tells a run."""
     kind = "Evaluation report" if record.is_evaluation else "Training report"
-    colours = distinct(palette(len(record.class_names)))
+    colours = distinct(palette(len(record.class_names), record.class_names))
     charts = [] if record.is_evaluation else charts_of(record.history)
     steps = sorted({step for sample in record.samples for step in sample.predictions})
     scored_step = record.results.get("step")
