@@ -113,7 +113,7 @@ _CURVES = Html("""<section aria-labelledby="curves">
 {charts}
 {evaluations}
 </section>""")
-_CHARTS = Html("""<p class="hint" hidden>Point at a curve, touch it, or use arrow keys: all are read at one step.</p>
+_CHARTS = Html("""<p class="hint" hidden>Point at a curve, tap it, or use the arrow keys to read all at one step.</p>
 <div class="charts">
 {charts}
 </div>""")
@@ -123,7 +123,7 @@ def _curves(record: RunRecord, charts: Sequence[Chart]) -> Html:
     """What happened over the steps of a run; nothing for one that made none."""
     if record.is_evaluation:
         return Html("")
-    drawn = drawn_charts(charts, record.last_step) if charts else nothing("Nothing is logged yet.")
+    drawn = drawn_charts(charts, record.last_step) if charts else nothing("Nothing has been logged yet.")
     return _CURVES.fill(charts=drawn, evaluations=_evaluations(record.evaluations))
 
 
@@ -206,8 +206,8 @@ def _settings(settings: Mapping[str, Any]) -> Html:
 
 # ----------------------------------------------------------------------------------------------------------- samples
 
-_SAMPLES = Html("""<p class="soft">Mistakes are red; grey is not labelled.\
-<span class="hint" hidden> Point at a picture, touch it, or use the arrow keys to read its classes.</span></p>
+_SAMPLES = Html("""<p class="soft">Mistakes are red, unlabelled pixels grey.\
+<span class="hint" hidden> Point at a picture, tap it, or use the arrow keys to see its classes.</span></p>
 {time}
 {samples}""")
 _TIME = Html("""<div class="control time" hidden>
@@ -242,7 +242,7 @@ _MORE = Html("<li>and {count} more</li>")
 
 def _samples(record: RunRecord, steps: Sequence[int], shown: int, colours: NDArray[np.uint8]) -> Html:
     if not record.samples:
-        return nothing("No samples are saved yet.")
+        return nothing("No samples have been saved yet.")
     step = steps[shown] if steps else None
     return _SAMPLES.fill(
         time=_TIME.fill(most=len(steps) - 1, step=f"{step:,}") if len(steps) > 1 else Html(""),
@@ -330,7 +330,7 @@ _CLASS_ROW = Html("""<tr style="--iou:{iou:.4f}" data-name="{name}" data-iou="{i
 data-share="{share}"><th scope="row">{swatch}<span>{name}</span></th><td class="bar"></td><td>{iou_text}</td>\
 <td>{accuracy_text}</td>{share_cell}</tr>""")
 _ABSENT = Html("""<details class="absent">
-<summary>{count} in no label and no prediction</summary>
+<summary>{count} in neither labels nor predictions</summary>
 <ul class="key">
 {classes}
 </ul>
@@ -347,7 +347,7 @@ def _classes(results: Mapping[str, Any], class_names: Sequence[str], colours: ND
     )
     scored = sorted((k for k in range(count) if math.isfinite(ious[k])), key=lambda k: -ious[k])
     if not scored:
-        return nothing("No evaluation is logged yet.")
+        return nothing("No evaluation has been logged yet.")
     has_shares = any(math.isfinite(share) for share in shares)
     rows = [
         _CLASS_ROW.fill(
@@ -365,7 +365,7 @@ def _classes(results: Mapping[str, Any], class_names: Sequence[str], colours: ND
     missing = [k for k in range(count) if not math.isfinite(ious[k])]
     absent = [_ABSENT_CLASS.fill(swatch=swatch(colours[k]), name=class_names[k]) for k in missing]
     mean = sum(ious[k] for k in scored) / len(scored)
-    counted = f"{len(missing)} class{'es' if len(missing) > 1 else ''}"
+    counted = f"{len(missing)} class{'es occur' if len(missing) > 1 else ' occurs'}"
     return _CLASSES.fill(
         filter=FILTER,
         mean=f"{mean:.4f}",

@@ -98,7 +98,11 @@ def test_an_empty_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     markup = Markup(build_report(tmp_path).read_text(encoding="utf-8"))
     assert markup.faults == []
     said = [paragraph.text for paragraph in markup.all("p", class_="nothing")]
-    assert said == ["Nothing is logged yet.", "No samples are saved yet.", "No evaluation is logged yet."]
+    assert said == [
+        "Nothing has been logged yet.",
+        "No samples have been saved yet.",
+        "No evaluation has been logged yet.",
+    ]
 
 
 def test_a_run_is_told_before_its_first_evaluation(tmp_path: Path) -> None:
@@ -260,7 +264,7 @@ def test_classes_come_best_first_with_their_scores_and_shares(report: Markup) ->
 
 def test_classes_that_are_not_there_stand_apart(report: Markup) -> None:
     absent = report.one("details", class_="absent")
-    assert "1 class in no label and no prediction" in absent.text
+    assert "1 class occurs in neither labels nor predictions" in absent.text
     assert "never there" in absent.text
 
 

@@ -157,7 +157,7 @@ for (const sample of all(".sample")) {
   pictures.addEventListener("pointerdown", point);
   pictures.tabIndex = 0;
   pictures.setAttribute("role", "group");
-  pictures.setAttribute("aria-label", "Pictures; the arrow keys move the place whose classes are read");
+  pictures.setAttribute("aria-label", "Pictures. The arrow keys move the marker.");
   pictures.addEventListener("keydown", (event) => {
     const moves = { ArrowLeft: [-0.02, 0], ArrowRight: [0.02, 0], ArrowUp: [0, -0.02], ArrowDown: [0, 0.02] };
     if (!(event.key in moves)) return;
