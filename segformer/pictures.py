@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from segformer.fonts import Lettering, letterings, opened, own_font, shortened
 
 # The official colours of SceneParse150, class k at place k. One colour stands twice: 8c8c8c is road and skyscraper.
 _SCENEPARSE_COLOURS = """
@@ -24,17 +28,29 @@ ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00 00ccff 140
 00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
 """
 _NOTHING = (0, 0, 0)  # pixels without a class
+UNTINTED = (225, 225, 225)  # the colour of a background: in a map it is a light grey, a photo shows through it
+_BACKGROUND = re.compile(r"[\W_]*background[\W_]*", re.IGNORECASE)
+_ENOUGH_PIXELS = 2**19  # of a picture to know its colours by
 _PAPER, _INK, _FAINT = (255, 255, 255), (28, 28, 30), (110, 110, 115)
 
 
-def palette(num_labels: int) -> NDArray[np.uint8]:
-    """A colour for every class, (K, 3): the official ones for 150 classes, else hues a golden angle apart."""
+def palette(num_labels: int, names: Iterable[str] = ()) -> NDArray[np.uint8]:
+    """A colour for every class, (K, 3): the official ones for 150 classes, else hues a golden angle apart.
+
+    A class whose name is "background" is ``UNTINTED``.
+    """
+    colours = _hues(num_labels)
+    colours[[k for k, name in enumerate(names) if _BACKGROUND.fullmatch(name)]] = UNTINTED
+    return colours
+
+
+def _hues(num_labels: int) -> NDArray[np.uint8]:
     if num_labels == 150:
         return np.array([list(bytes.fromhex(colour)) for colour in _SCENEPARSE_COLOURS.split()], dtype=np.uint8)
     turns = (np.arange(num_labels) * 0.618034) % 1.0
     shades = [(0.75, 0.95), (0.55, 0.80), (0.90, 0.65)]
     colours = [colorsys.hsv_to_rgb(turn, *shades[k % 3]) for k, turn in enumerate(turns)]
-    return np.round(np.array(colours) * 255).astype(np.uint8)
+    return np.round(np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
 
 
 def label_map_picture(label_map: NDArray[Any], colours: NDArray[np.uint8]) -> Image.Image:
@@ -49,8 +65,43 @@ def label_map_picture(label_map: NDArray[Any], colours: NDArray[np.uint8]) -> Im
 def overlay(
     photo: Image.Image, label_map: NDArray[Any], colours: NDArray[np.uint8], opacity: float = 0.5
 ) -> Image.Image:
-    """The photo with every pixel tinted in the colour of its class; ``opacity`` from 0 (photo) to 1 (colours)."""
-    return Image.blend(photo.convert("RGB"), label_map_picture(label_map, colours).convert("RGB"), opacity)
+    """The photo with every pixel tinted in the colour of its class; ``opacity`` from 0 (photo) to 1 (colours).
+
+    A class whose colour is ``UNTINTED`` leaves the photo as it is.
+    """
+    photo = photo.convert("RGB")
+    tinted = Image.blend(photo, label_map_picture(label_map, colours).convert("RGB"), opacity)
+    untinted = np.flatnonzero(is_untinted(colours))
+    if len(untinted):
+        tinted.paste(photo, mask=Image.fromarray(np.isin(label_map, untinted)))
+    return tinted
+
+
+def is_untinted(colours: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of some colours, (..., 3), leave a photo as it is."""
+    return np.asarray((colours == UNTINTED).all(axis=-1))
+
+
+def tints(
+    pictures: Sequence[Image.Image], label_maps: Sequence[NDArray[Any]], colours: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """The colours as one sees them in tinted pictures, (K + 1, 3): of each class the mean of its pixels.
+
+    Of large pictures only every few rows are looked at. The last colour is that of pixels without a class. A class that
+    is untinted, or in none of the rows, keeps its own.
+    """
+    seen = np.vstack([colours, _NOTHING]).astype(np.float64)
+    sums, counts = np.zeros_like(seen), np.zeros(len(seen))
+    for picture, label_map in zip(pictures, label_maps, strict=True):
+        rows = slice(None, None, 1 + label_map.size // _ENOUGH_PIXELS)
+        ids = np.minimum(label_map[rows].ravel(), len(colours)).astype(np.intp) << 8
+        for channel, band in enumerate(picture.split()):
+            levels = np.bincount(ids + np.asarray(band)[rows].ravel(), minlength=len(seen) << 8).reshape(-1, 256)
+            sums[:, channel] += levels @ np.arange(256)
+        counts += levels.sum(1)
+    there = (counts > 0) & ~is_untinted(seen)
+    seen[there] = sums[there] / counts[there, None]
+    return seen.round().astype(np.uint8)
 
 
 def class_shares(label_map: NDArray[Any], num_labels: int) -> list[tuple[int, float]]:
@@ -61,44 +112,125 @@ def class_shares(label_map: NDArray[Any], num_labels: int) -> list[tuple[int, fl
     return [(int(k), float(counts[k] / label_map.size)) for k in ranked]
 
 
+class _Entry(NamedTuple):
+    """A line of a legend; ``number`` stands at its right."""
+
+    colour: NDArray[np.uint8]
+    lettering: Lettering
+    number: str = ""
+
+
 def with_legend(
     picture: Image.Image,
     shares: Sequence[tuple[int, float]],
     names: Mapping[int, str],
     colours: NDArray[np.uint8],
 ) -> Image.Image:
-    """The picture with a legend on its right: a swatch, the class's name and its share of the pixels."""
-    text_height = max(11, min(28, picture.height // 32))
-    font = ImageFont.load_default(text_height)
-    row_height = round(text_height * 1.6)
-    texts = [(names[k].strip(), f"{share:.1%}") for k, share in shares]
-    name_width = max((round(font.getlength(name)) for name, _ in texts), default=0)
-    share_width = max((round(font.getlength(share)) for _, share in texts), default=0)
-    gap = text_height
-    width = 4 * gap + text_height + name_width + share_width
+    """The picture with a legend on its right: a swatch, the class's name and its share of the pixels.
+
+    The swatches have the ``colours`` given: beside a tinted photo those are its ``tints``.
+    """
+    written = letterings(names)
+    entries = [_Entry(colours[k], written[k], f"{share:.1%}") for k, share in shares]
+    return _beside(picture, entries, text_height=max(11, min(28, picture.height // 32)))
+
+
+def _beside(picture: Image.Image, entries: Sequence[_Entry], text_height: int) -> Image.Image:
+    """The picture with the entries of a legend on its right, on paper that has room for all."""
+    row_height, gap = round(text_height * 1.6), text_height
+    fonts = [opened(file, text_height) for _, (_, file), _ in entries]
+    texts = [shortened(text, font, 30 * text_height) for (_, (text, _), _), font in zip(entries, fonts, strict=True)]
+    plain = own_font(text_height)
+    name_width = max((round(font.getlength(text)) for text, font in zip(texts, fonts, strict=True)), default=0)
+    number_width = max((round(plain.getlength(entry.number)) for entry in entries), default=0)
+    width = 4 * gap + text_height + name_width + number_width
     canvas = Image.new("RGB", (picture.width + width, max(picture.height, gap + row_height * len(texts))), _PAPER)
     canvas.paste(picture, (0, 0))
     draw = ImageDraw.Draw(canvas)
     left, right = picture.width + gap, canvas.width - gap
-    for row, ((k, _), (name, share)) in enumerate(zip(shares, texts, strict=True)):
+    for row, (entry, text, font) in enumerate(zip(entries, texts, fonts, strict=True)):
         top = gap // 2 + row * row_height
-        swatch = (left, top, left + text_height, top + text_height)
-        draw.rectangle(swatch, fill=tuple(int(value) for value in colours[k]), outline=_FAINT)
-        draw.text((left + text_height + gap, top + text_height // 2), name, _INK, font, anchor="lm")
-        draw.text((right, top + text_height // 2), share, _FAINT, font, anchor="rm")
+        middle = top + text_height // 2
+        fill = _PAPER if is_untinted(entry.colour) else tuple(int(value) for value in entry.colour)
+        draw.rectangle((left, top, left + text_height, top + text_height), fill=fill, outline=_FAINT)
+        draw.text((left + text_height + gap, middle), text, _INK, font, anchor="lm")
+        draw.text((right, middle), entry.number, _FAINT, plain, anchor="rm")
     return canvas
 
 
-def contact_sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], side: int = 256) -> Image.Image:
-    """Pictures in a grid of square cells, one sample a row, under column titles."""
+class SheetRow(NamedTuple):
+    """A photo, and the (H, W) maps that are shown tinted beside it, of whatever size, under its name and a score."""
+
+    name: str
+    score: str
+    photo: Image.Image
+    label_maps: Sequence[NDArray[Any]]
+
+
+def contact_sheet(
+    rows: Sequence[SheetRow],
+    titles: Sequence[str],
+    names: Mapping[int, str],
+    colours: NDArray[np.uint8],
+    side: int = 256,
+    opacity: float = 0.6,
+) -> Image.Image:
+    """A row for each photo, in its own shape, and its maps; beside them a legend of the classes that occur."""
+    photos = [_fitted(row.photo, side) for row in rows]
+    maps = [[_resized(ids, photo.size) for ids in row.label_maps] for row, photo in zip(rows, photos, strict=True)]
+    tinted = [[overlay(photo, ids, colours, opacity) for ids in each] for photo, each in zip(photos, maps, strict=True)]
     gap, band = 6, 26
-    height = band + len(rows) * (side + gap)
-    sheet = Image.new("RGB", (len(titles) * (side + gap) + gap, height), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(15)
+    width = max((photo.width for photo in photos), default=side)
+    height = band + sum(band + photo.height + gap for photo in photos)
+    sheet = Image.new("RGB", (gap + len(titles) * (width + gap), height), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), own_font(15)
     for column, title in enumerate(titles):
-        draw.text((gap + column * (side + gap), band // 2), title, _INK, font, anchor="lm")
-        for row, pictures in enumerate(rows):
-            cell = pictures[column].convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
-            sheet.paste(cell, (gap + column * (side + gap), band + row * (side + gap)))
-    return sheet
+        draw.text((gap + column * (width + gap), band // 2), title, _FAINT, font, anchor="lm")
+    top = band
+    captions = letterings({k: row.name for k, row in enumerate(rows)}, kind="photo")
+    for k, (photo, each) in enumerate(zip(photos, tinted, strict=True)):
+        _write_caption(draw, captions[k], rows[k].score, (gap, top + band // 2), sheet.width - 2 * gap)
+        for column, picture in enumerate([photo, *each]):
+            sheet.paste(picture, (gap + column * (width + gap), top + band))
+        top += band + photo.height + gap
+    entries = _legend_of(list(chain(*tinted)), list(chain(*maps)), names, colours)
+    return _beside(sheet, entries, text_height=15)
+
+
+def _write_caption(
+    draw: ImageDraw.ImageDraw, lettering: Lettering, score: str, place: tuple[int, int], width: int
+) -> None:
+    """The name of a photo, and at the right its score, in one line."""
+    font, plain = opened(lettering[1], 15), own_font(15)
+    text = shortened(lettering[0], font, width - plain.getlength(score) - 15)
+    draw.text(place, text, _INK, font, anchor="lm")
+    draw.text((place[0] + width, place[1]), score, _INK, plain, anchor="rm")
+
+
+def _legend_of(
+    pictures: Sequence[Image.Image],
+    label_maps: Sequence[NDArray[Any]],
+    names: Mapping[int, str],
+    colours: NDArray[np.uint8],
+) -> list[_Entry]:
+    """The classes that occur in some tinted maps, as they are seen there, largest first; then what has no class."""
+    if not label_maps:
+        return []
+    ids = np.concatenate([np.minimum(each.ravel(), len(colours)) for each in label_maps])
+    present = [k for k, _ in class_shares(ids, len(colours))]
+    seen, written = tints(pictures, label_maps, colours), letterings(names)
+    entries = [_Entry(seen[k], written[k]) for k in present]
+    return entries + ([_Entry(seen[-1], ("not labelled", None))] if (ids == len(colours)).any() else [])
+
+
+def _fitted(photo: Image.Image, side: int) -> Image.Image:
+    """The photo in RGB, its longer side of this length."""
+    scale = side / max(photo.size)
+    width, height = (max(1, round(length * scale)) for length in photo.size)
+    return photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _resized(label_map: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """The map at another width and height, no class mixed with another."""
+    ids = Image.fromarray(label_map.astype(np.int32))
+    return np.asarray(ids.resize(size, Image.Resampling.NEAREST))

@@ -8,7 +8,18 @@ import pytest
 from PIL import Image
 
 from data.classes import CLASS_NAMES, ID2LABEL, NUM_LABELS
-from segformer.pictures import class_shares, label_map_picture, overlay, palette, with_legend
+from segformer.pictures import (
+    UNTINTED,
+    SheetRow,
+    class_shares,
+    contact_sheet,
+    is_untinted,
+    label_map_picture,
+    overlay,
+    palette,
+    tints,
+    with_legend,
+)
 
 PAPER = (255, 255, 255)
 NAMES = dict(enumerate(CLASS_NAMES))
@@ -173,3 +184,141 @@ def test_a_legend_strips_names_and_keeps_names_and_shares_apart() -> None:
 def test_a_legend_of_no_class_is_blank() -> None:
     picture = np.asarray(with_legend(random_photo(), [], {}, palette(7)))
     assert (picture[:, 17:] == PAPER).all()
+
+
+# Backgrounds
+
+
+@pytest.mark.parametrize("name", ["background", "Background", "BACKGROUND ", "_background_", "__background__"])
+def test_a_background_is_untinted(name: str) -> None:
+    photo, label_map = random_photo(), random_map(4, 11, 17, 2)
+    tinted = np.asarray(overlay(photo, label_map, palette(2, [name, "object"])))
+    plain = np.asarray(overlay(photo, label_map, palette(2)))
+    assert np.array_equal(tinted[label_map == 0], np.asarray(photo)[label_map == 0])
+    assert np.array_equal(tinted[label_map == 1], plain[label_map == 1])
+    assert not np.array_equal(tinted[label_map == 1], np.asarray(photo)[label_map == 1])
+
+
+@pytest.mark.parametrize("name", ["object", "backgrounds", "background noise", "back ground", ""])
+def test_only_a_background_is_untinted(name: str) -> None:
+    assert np.array_equal(palette(2, [name, "object"]), palette(2))
+
+
+def test_no_class_has_the_colour_of_a_background_by_chance() -> None:
+    assert not any(is_untinted(palette(num_labels)).any() for num_labels in (*range(1, 150), 150, 1000))
+    assert not is_untinted(palette(150, CLASS_NAMES)).any()
+
+
+def test_a_background_is_told_from_pixels_without_a_class() -> None:
+    shown = np.asarray(label_map_picture(np.array([[0, 255]]), palette(2, ["background"])).convert("RGB"))
+    assert shown[0].tolist() == [list(UNTINTED), [0, 0, 0]]
+
+
+def swatches_of(picture: np.ndarray, left: int) -> list[tuple[int, ...]]:
+    """The colours inside the swatches of a legend that begins at a column, from above."""
+    legend = picture[:, left:]
+    gap = int((legend != PAPER).any(axis=(0, 2)).argmax())
+    outlined = (legend[:, gap] != PAPER).any(axis=-1)
+    tops = np.flatnonzero(outlined & ~np.roll(outlined, 1))
+    return [tuple(map(int, legend[top + 4, gap + 4])) for top in tops]
+
+
+def test_the_swatch_of_a_background_is_paper() -> None:
+    colours = palette(2, ["background", "object"])
+    names = {0: "background", 1: "object"}
+    picture = np.asarray(with_legend(random_photo(64, 64), [(0, 0.5), (1, 0.5)], names, colours))
+    assert swatches_of(picture, 64) == [PAPER, tuple(map(int, colours[1]))]
+
+
+# Tints
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.3, 0.5, 1.0])
+def test_tints_are_the_mean_colours_in_the_picture(opacity: float) -> None:
+    label_map, colours = random_map(5, 40, 30, 4), palette(7)
+    label_map[0, :5] = 255
+    tinted = overlay(random_photo(40, 30), label_map, colours, opacity)
+    seen, pixels = tints([tinted], [label_map], colours), np.asarray(tinted).astype(float)
+    for k in (0, 1, 2, 3):
+        assert np.abs(seen[k] - pixels[label_map == k].mean(axis=0)).max() <= 0.5  # rounded to whole levels
+    assert np.abs(seen[7] - pixels[label_map == 255].mean(axis=0)).max() <= 0.5
+    assert np.array_equal(seen[4:7], colours[4:])
+
+
+def test_tints_are_those_of_all_pictures_together() -> None:
+    maps, photos = [np.zeros((2, 2), np.uint8)] * 2, [Image.new("RGB", (2, 2), (level,) * 3) for level in (10, 30)]
+    assert tints(photos, maps, palette(2))[0].tolist() == [20, 20, 20]
+
+
+def test_tints_of_a_large_picture_are_those_of_a_small_one() -> None:
+    label_map = np.repeat(np.array([[0, 1], [2, 3]], np.uint8), 1000, axis=0).repeat(1000, axis=1)
+    tinted = overlay(Image.new("RGB", (2000, 2000), (9, 99, 199)), label_map, palette(4))
+    small = label_map[::100, ::100]
+    assert np.array_equal(
+        tints([tinted], [label_map], palette(4)),
+        tints([overlay(Image.new("RGB", (20, 20), (9, 99, 199)), small, palette(4))], [small], palette(4)),
+    )
+
+
+def test_a_background_keeps_its_colour_among_tints() -> None:
+    colours = palette(2, ["background", "object"])
+    label_map = random_map(6, 11, 17, 2)
+    assert tints([overlay(random_photo(), label_map, colours)], [label_map], colours)[0].tolist() == list(UNTINTED)
+
+
+# Sheets of samples
+
+
+def sheet_of(*sizes: tuple[int, int], side: int = 100, names: tuple[str, ...] = ("wall", "floor")) -> np.ndarray:
+    """A sheet of gray photos of these (width, height), all of class 1 by truth and prediction."""
+    ids = np.ones((5, 5), np.uint8)  # squashed, as labels are that a model is trained with
+    rows = [SheetRow("a", "mean IoU 1.000", Image.new("RGB", size, (90, 90, 90)), [ids, ids]) for size in sizes]
+    titles = ["photo", "truth", "prediction"]
+    return np.asarray(contact_sheet(rows, titles, dict(enumerate(names)), palette(len(names), names), side))
+
+
+def shape_of(sheet: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int]:
+    """Width and height of the area of a colour."""
+    ys, xs = np.nonzero((sheet == colour).all(axis=-1))
+    return int(xs.max() - xs.min() + 1), int(ys.max() - ys.min() + 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [((200, 100), (100, 50)), ((30, 60), (50, 100)), ((7, 7), (100, 100)), ((1000, 1), (100, 1))]
+)
+def test_a_sheet_shows_photos_in_their_own_shape(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    assert shape_of(sheet_of(size), (90, 90, 90)) == shown
+
+
+def test_a_sheet_tints_truth_and_prediction_alike() -> None:
+    sheet = sheet_of((200, 100))
+    tint = tuple(
+        map(int, np.asarray(overlay(Image.new("RGB", (1, 1), (90, 90, 90)), np.ones((1, 1)), palette(2), 0.6))[0, 0])
+    )
+    is_tint = (sheet == tint).all(axis=-1)
+    assert is_tint.sum() > 2 * 100 * 50  # both, and the swatch
+    assert is_tint[60, 112:212].all()
+    assert is_tint[60, 218:318].all()
+
+
+def test_the_legend_of_a_sheet_names_the_classes_that_occur_as_they_are_seen() -> None:
+    sheet = sheet_of((200, 100))
+    tint = tuple(map(int, sheet[70, 150]))
+    assert swatches_of(sheet, 6 + 3 * 106) == [tint]
+
+
+def test_the_legend_of_a_sheet_tells_what_is_not_labelled() -> None:
+    truth = np.array([[0, 255]], np.uint8)
+    row = SheetRow("a", "", Image.new("RGB", (100, 100), (90, 90, 90)), [truth, np.zeros((1, 2), np.uint8)])
+    sheet = np.asarray(contact_sheet([row], ["photo", "truth", "prediction"], {0: "wall"}, palette(1), 100))
+    dark = overlay(row.photo, np.full((100, 100), 255), palette(1), 0.6)
+    assert swatches_of(sheet, 6 + 3 * 106)[1] == dark.getpixel((0, 0))
+
+
+def test_a_sheet_leaves_a_background_untinted() -> None:
+    sheet = sheet_of((100, 100), names=("wall", "background"))
+    assert (sheet == 90).all(axis=-1).sum() == 3 * 100 * 100
+
+
+def test_a_sheet_of_nothing_is_a_sheet() -> None:
+    assert sheet_of().shape[0] > 0

@@ -41,8 +41,9 @@ _CHART = Html("""<figure class="chart" data-chart="{key}">
 </svg>
 </div>
 </figure>""")
-_LEGEND = Html(
-    '<li class="{kind}"><i class="dash"></i>{name} <b>{value}</b> <small{hidden}>step <span>{step}</span></small></li>'
+_LEGEND = Html('<li class="{kind}">{line}{name} <b>{value}</b> <small{hidden}>step <span>{step}</span></small></li>')
+_SAMPLE = Html(
+    '<svg class="dash {kind}" aria-hidden="true"><line class="line" x1="0" x2="100%" y1="50%" y2="50%"/></svg>'
 )
 _Y_TICK = Html('<line class="grid" x1="0" x2="100%" y1="{at:.2f}%" y2="{at:.2f}%"/>')
 _Y_TEXT = Html('<text x="0" dx="-0.6em" y="{at:.2f}%" dy="0.32em" text-anchor="end">{text}</text>')
@@ -211,7 +212,8 @@ def number_text(value: float) -> str:
 
 def draw(chart: Chart, last_step: int) -> Html:
     """The chart as a figure: title, legend with the last values, summary for those who cannot see it, and drawing."""
-    axis, steps, told_step = chart.axis, step_axis(last_step), _last_point(chart.series[0])[0]
+    axis, steps = chart.axis, step_axis(last_step)
+    told_step = max(_last_point(series)[0] for series in chart.series)
     y_ticks = axis.position(np.array(axis.ticks))
     x_ticks = steps.position(np.array(steps.ticks, dtype=np.float64))
     grid = [_Y_TICK.fill(at=100 * (1 - y)) for y in y_ticks]
@@ -275,11 +277,17 @@ def _legend(series: Series, told_step: int) -> Html:
     step, value = _last_point(series)
     return _LEGEND.fill(
         kind=series.kind,
+        line=line_sample(series.kind),
         name=series.name,
         value=number_text(value),
         step=f"{step:,}",
         hidden=Html(" hidden" if step == told_step else ""),
     )
+
+
+def line_sample(kind: str) -> Html:
+    """A piece of the line that curves of a kind are drawn in."""
+    return _SAMPLE.fill(kind=kind)
 
 
 def _last_point(series: Series) -> tuple[int, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +35,14 @@ from segformer.pages.page import (
 )
 from segformer.pages.record import percent_text, score_text
 from segformer.pages.samples import NO_CLASS
-from segformer.pictures import class_shares, label_map_picture, overlay
+from segformer.pictures import class_shares, is_untinted, label_map_picture, overlay
 
 _MOST_CLASSES = 255  # a palette PNG has room for one more, which means none
 _PHOTO_QUALITY, _THUMBNAIL_QUALITY = 85, 70
 _THUMBNAIL_SIZE = (216, 144)
 _SMALLEST_SIDE = 64  # of a picture, however little room there is
 _FRAME_BYTES, _ITEM_BYTES = 200_000, 600  # style, script, totals; the markup of a photo
+_NAME_END = 8  # characters of a name that are always shown: its number and its kind
 _MOST_NAMED = 5  # classes named in the text of a thumbnail
 _MOST_MISTAKES = 8  # of a photo
 _MOST_TOTAL_MISTAKES = 15
@@ -166,11 +168,12 @@ class PhotoPage:
             totals=self._totals.section(self.class_names, self.colours, self._entries),
             facts=_facts(facts),
             keys=joined(_KEY.fill(keys=keys, does=does) for keys, does in _KEYS.items()),
+            touches=joined(_KEY.fill(keys=keys, does=does) for keys, does in _TOUCHES.items()),
             pixels=joined(_PIXELS.fill(number=k, pixels=Html(pixels)) for k, pixels in enumerate(self._pixels)),
         )
         classes = [
-            {"name": name, "colour": colour_code(colour), "ink": readable_ink(colour)}
-            for name, colour in zip(self.class_names, self.colours, strict=True)
+            {"name": name, "colour": colour_code(colour), "ink": readable_ink(colour), "untinted": bool(untinted)}
+            for name, colour, untinted in zip(self.class_names, self.colours, is_untinted(self.colours), strict=True)
         ]
         data = {"classes": classes, "photos": self._entries}
         return render_page(title, body, ["report.css", "photos.css"], "photos.js", data)
@@ -199,7 +202,7 @@ class PhotoPage:
             number=number,
             thumbnail=self._thumbnails[number],
             alt=f"Overlay: {', '.join(found[:_MOST_NAMED])}",
-            name=entry["name"],
+            name=_name(entry["name"]),
             mark="" if entry["iou"] is None else f"IoU {score_text(entry['iou'])}",
             found=", ".join(found),
         )
@@ -210,13 +213,16 @@ _FACT = Html("<div><dt>{name}</dt><dd>{value}</dd></div>")
 _ORDER = Html('<option value="{value}">{text}</option>')
 _PIXELS = Html('<script type="text/plain" id="pixels-{number}">{pixels}</script>')
 _ITEM = Html("""<li id="photo-{number}"><a href="#photo-{number}"><img src="{thumbnail}" alt="{alt}" loading="lazy">
-<bdi>{name}</bdi> <small>{mark}</small></a>
+{name} <small>{mark}</small></a>
 <p class="found soft">{found}</p></li>""")
+_NAME = Html("<bdi>{name}</bdi>")
+_LONG_NAME = Html('<bdi class="middle"><span>{start}</span><span>{end}</span></bdi>')
 _PANES = {"truth": "Truth", "prediction": "Prediction", "errors": "Errors"}
 _PANE = Html("""<figure class="pane" data-layer="{layer}">
 <div class="frame"><canvas role="img" aria-label="{title}"></canvas>
 <div class="divider" role="slider" tabindex="0" aria-label="Divider between photo and {title}" \
 aria-orientation="horizontal" aria-valuemin="0" aria-valuemax="100" aria-valuenow="50" hidden></div>
+<p class="note" role="status" hidden></p>
 <div class="ring" hidden></div><div class="tag" aria-hidden="true" hidden><b></b> <small></small></div></div>
 <figcaption>{title} <small></small></figcaption>
 </figure>""")
@@ -228,9 +234,20 @@ _KEYS = {
     "B T P E": "side by side, truth, prediction, errors",
     "+ \N{MINUS SIGN} 0": "zoom in, zoom out, whole photo; or wheel, pinch, double click",
     "drag": "move the photo once zoomed in",
-    "Shift + arrows": "move the place that is read",
+    "Shift + arrows": "move the marker",
     "Esc": "show all classes again",
     "?": "this help",
+}
+_TOUCHES = {
+    "tap": "name what is there",
+    "pinch": "zoom in and out",
+    "double tap": "zoom in, or back to the whole photo",
+    "drag": "move the photo once zoomed in",
+    "name of a class": "highlight the class; tap it again to show all",
+    "Swipe": "photo on the left, classes on the right; drag the line",
+    "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK} \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}": (
+        "previous and next photo"
+    ),
 }
 _FACTS = Html("""<section aria-labelledby="about">
 <h2 id="about">About</h2>
@@ -238,6 +255,14 @@ _FACTS = Html("""<section aria-labelledby="about">
 {facts}
 </dl>
 </section>""")
+
+
+def _name(name: str) -> Html:
+    """The name of a photo; where there is no room for a long one, it is its middle that is left out."""
+    cut = len(name) - _NAME_END
+    while cut > _NAME_END and unicodedata.category(name[cut])[0] == "M":  # a mark stays with its letter
+        cut -= 1
+    return _LONG_NAME.fill(start=name[:cut], end=name[cut:]) if cut > _NAME_END else _NAME.fill(name=name)
 
 
 def _facts(facts: Mapping[str, str]) -> Html:
@@ -302,7 +327,7 @@ def _last_if_none(value: float | None) -> float:
 
 _TOTALS = Html("""<section aria-labelledby="all-classes">
 <h2 id="all-classes">Classes in all photos</h2>
-<p class="hint" hidden>Choose a class to see it in every photo that holds it{first}.</p>
+<p class="hint" hidden>Choose a class to list the photos that contain it, {first} first.</p>
 <table class="classes totals{plain}" id="totals" style="--mean:{mean}">
 <caption class="unseen">{caption}</caption>
 <thead><tr><th scope="col" data-sort="name">Class</th><td class="bar"><span>{mean_text}</span></td>
@@ -318,13 +343,13 @@ _ROW = Html("""<tr style="--iou:{bar:.4f}" data-class="{k}" data-name="{name}"{v
 <span>{name}</span></th><td class="bar"></td>{cells}</tr>""")
 _VALUE = Html(' data-{key}="{value}"')
 _CELL = Html("<td>{text}</td>")
-_ABSENT = Html('<p class="soft">{count} in no label and no prediction.</p>')
+_ABSENT = Html('<p class="soft">{count} in neither labels nor predictions.</p>')
 _MISTAKES = Html("""<section aria-labelledby="all-mistakes">
 <h2 id="all-mistakes">Most common mistakes</h2>
 <div class="wide"><table class="confusions">
 <caption class="unseen">Pairs of classes, those that take most of the wrong pixels first</caption>
-<thead><tr><th scope="col">Truth</th><th scope="col">Taken for</th><th scope="col">Of all mistakes</th>\
-<th scope="col">Most in</th></tr></thead>
+<thead><tr><th scope="col">Truth</th><th scope="col">Taken for</th><th scope="col">Share of mistakes</th>\
+<th scope="col">Worst photo</th></tr></thead>
 <tbody>
 {rows}
 </tbody>
@@ -388,7 +413,7 @@ class _Totals:
             rows.append(_row(k, names[k], colours[k], float(ious[k]), values, texts))
         missing = len(names) - len(scored)
         return _TOTALS.fill(
-            first=", the worst first",
+            first="worst",
             plain="",
             mean=f"{scores.mean_iou if scored else 0:.4f}",
             mean_text=f"mean {score_text(scores.mean_iou)}",
@@ -397,7 +422,9 @@ class _Totals:
                 {"iou": "IoU", "accuracy": "Accuracy", "share": "Pixels", "photos": "Photos"}, "ascending"
             ),
             rows=joined(rows),
-            absent=_ABSENT.fill(count=f"{missing} class{'es' if missing > 1 else ''}") if missing else Html(""),
+            absent=_ABSENT.fill(count=f"{missing} class{'es occur' if missing > 1 else ' occurs'}")
+            if missing
+            else Html(""),
         )
 
     def _shares(self, names: Sequence[str], colours: NDArray[np.uint8]) -> Html:
@@ -417,7 +444,7 @@ class _Totals:
         if not rows:
             return Html("")
         return _TOTALS.fill(
-            first=", where it is largest first",
+            first="largest",
             plain=" plain",
             mean="0",
             mean_text="",

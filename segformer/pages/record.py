@@ -42,8 +42,7 @@ class RunRecord:
         """What the files in a run's folder say."""
         about, history = RunDescription.load(output_dir), read_history(output_dir / LOG_NAME)
         results = final_results(output_dir, history)
-        names = [str(name).strip() for name in about.class_names] or _names_of_config(output_dir)
-        names += [f"class {k}" for k in range(len(names), len(numbers_of(results, "eval_per_category_iou")))]
+        names = names_of_classes(output_dir, about, len(numbers_of(results, "eval_per_category_iou")))
         samples = load_samples(output_dir, last_step=history[-1]["step"] if history else None)
         return cls(output_dir.resolve().name, history, results, names[:_MOST_CLASSES], samples, about)
 
@@ -102,6 +101,12 @@ def numbers_of(results: Mapping[str, Any], key: str) -> list[float]:
     return [as_number(value) for value in values] if isinstance(values, list) else []
 
 
+def names_of_classes(output_dir: Path, about: RunDescription, at_least: int) -> list[str]:
+    """The names of a run's classes, and numbers for those without one."""
+    names = [str(name).strip() for name in about.class_names] or _names_of_config(output_dir)
+    return names + [f"class {k}" for k in range(len(names), at_least)]
+
+
 def _is_finished(history: Sequence[Mapping[str, Any]]) -> bool:
     return bool(history) and "train_runtime" in history[-1]
 
@@ -129,7 +134,7 @@ def headline(record: RunRecord) -> dict[str, str]:
         "pixel accuracy": score_text(as_number(results.get("eval_overall_accuracy"))),
         "steps": steps,
         _runtime_name(closing): _duration(as_number(closing.get("train_runtime"))),
-        "training images a second": _rate(as_number(closing.get("train_samples_per_second"))),
+        "training images per second": _rate(as_number(closing.get("train_samples_per_second"))),
     }
     return {name: text for name, text in numbers.items() if text not in ("", NO_NUMBER)}
 
@@ -171,7 +176,7 @@ def _protocol(record: RunRecord) -> str:
     scales = str(settings.get("eval_scales", "1"))
     means = ["" if scales == "1" else f"scales {scales}", "mirror images" if settings.get("eval_flip") else ""]
     over = " and ".join(part for part in means if part)
-    when = f"after step {step:,}" if isinstance(step, int) else ""
+    when = f"after step {step:,}" if isinstance(step, int) and not record.is_evaluation else ""
     return "; ".join(part for part in (when, how, f"mean over {over}" if over else "") if part)
 
 
@@ -197,7 +202,7 @@ def _runtime_name(closing: Mapping[str, Any]) -> str:
     steps = as_number(closing.get("train_steps_per_second")) * as_number(closing.get("train_runtime"))
     if math.isfinite(steps) and round(steps) < closing["step"]:
         return f"for the last {round(steps):,} steps"
-    return "of training and evaluating"
+    return "to train and evaluate"
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""The report of a training run: one page, made from what lies in the run's folder and nothing else.
+"""The report of a run, of a training or of an evaluation: one page, made from what lies in its folder and nothing else.
 
-    python -m segformer.pages.report runs/toy-1
+    python -m segformer.pages runs/toy-1
 
 writes ``report.html`` there, at any time: while the run goes on, when it has ended, or when it was broken off. The same
 files give the same page, byte for byte; a piece that is missing or half written leaves its place empty.
@@ -8,10 +8,8 @@ files give the same page, byte for byte; a piece that is missing or half written
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,10 +32,10 @@ from segformer.pages.page import (
     render_page,
     swatch,
 )
-from segformer.pages.record import RunRecord, facts, headline, numbers_of, percent_text, score_text
+from segformer.pages.record import RunRecord, facts, headline, names_of_classes, numbers_of, percent_text, score_text
 from segformer.pages.samples import NO_CLASS, ReportSample, Shown, save_shown
 from segformer.pictures import palette
-from segformer.training.history import LOG_NAME
+from segformer.training.description import RunDescription
 
 REPORT_NAME = "report.html"
 _MOST_TABLE_ROWS = 200
@@ -58,7 +56,8 @@ def build_report(output_dir: Path) -> Path:
 def refresh_report(output_dir: Path, step: int, shown: Sequence[Shown], num_labels: int) -> None:
     """Add what the model makes of a few samples after a step to the report, which no run ends for."""
     try:
-        save_shown(output_dir, step, shown, palette(num_labels))
+        names = names_of_classes(output_dir, RunDescription.load(output_dir), num_labels)[:num_labels]
+        save_shown(output_dir, step, shown, names, palette(num_labels, names))
         build_report(output_dir)
     except (OSError, ValueError) as error:
         logger.warning("cannot write the report: %s", error)
@@ -66,17 +65,19 @@ def refresh_report(output_dir: Path, step: int, shown: Sequence[Shown], num_labe
 
 def render_report(record: RunRecord) -> Html:
     """The page that tells a run."""
-    colours, charts = distinct(palette(len(record.class_names))), charts_of(record.history)
+    kind = "Evaluation report" if record.is_evaluation else "Training report"
+    colours = distinct(palette(len(record.class_names), record.class_names))
+    charts = [] if record.is_evaluation else charts_of(record.history)
     steps = sorted({step for sample in record.samples for step in sample.predictions})
     scored_step = record.results.get("step")
     shown = steps.index(scored_step) if scored_step in steps else len(steps) - 1
     body = asset("report.html").fill(
+        kicker=kind,
         title=record.title,
         headline=joined(_HEADLINE.fill(name=name, value=value) for name, value in headline(record).items()),
-        facts=joined(_FACT.fill(name=name, value=value) for name, value in facts(record).items()),
-        charts=_charts(charts, record.last_step),
-        evaluations=_evaluations(record.evaluations),
-        samples=_samples(record.samples, steps, shown, record.class_names, colours),
+        facts=facts_list(record),
+        curves=_curves(record, charts),
+        samples=_samples(record, steps, shown, colours),
         classes=_classes(record.results, record.class_names, colours),
         settings=_settings(record.about.settings),
     )
@@ -87,7 +88,7 @@ def render_report(record: RunRecord) -> Html:
         "shown": shown,
         "classes": {colour_code(colours[k]): name for k, name in enumerate(record.class_names)},
     }
-    return render_page(f"{record.title}: training report", body, ["report.css"], "report.js", data)
+    return render_page(f"{record.title}: {kind.lower()}", body, ["report.css"], "report.js", data)
 
 
 _HEADLINE = Html("<div><dd>{value}</dd><dt>{name}</dt></div>")
@@ -97,19 +98,37 @@ _CELL = Html("<td>{text}</td>")
 _ROW = Html('<tr><th scope="row">{head}</th>{cells}</tr>')
 
 
-def _nothing(text: str) -> Html:
+def nothing(text: str) -> Html:
+    """A line in place of what is not there."""
     return _NOTHING.fill(text=text)
 
 
-_CHARTS = Html("""<p class="hint" hidden>Point at a curve, touch it, or use arrow keys: all are read at one step.</p>
+def facts_list(record: RunRecord) -> Html:
+    """What the numbers of a run are about, as the items of a list."""
+    return joined(_FACT.fill(name=name, value=value) for name, value in facts(record).items())
+
+
+_CURVES = Html("""<section aria-labelledby="curves">
+<h2 id="curves">Curves</h2>
+{charts}
+{evaluations}
+</section>""")
+_CHARTS = Html("""<p class="hint" hidden>Point at a curve, tap it, or use the arrow keys to read all at one step.</p>
 <div class="charts">
 {charts}
 </div>""")
 
 
-def _charts(charts: Sequence[Chart], last_step: int) -> Html:
-    if not charts:
-        return _nothing("Nothing is logged yet.")
+def _curves(record: RunRecord, charts: Sequence[Chart]) -> Html:
+    """What happened over the steps of a run; nothing for one that made none."""
+    if record.is_evaluation:
+        return Html("")
+    drawn = drawn_charts(charts, record.last_step) if charts else nothing("Nothing has been logged yet.")
+    return _CURVES.fill(charts=drawn, evaluations=_evaluations(record.evaluations))
+
+
+def drawn_charts(charts: Sequence[Chart], last_step: int) -> Html:
+    """The charts beside each other, with a word on how they are read."""
     return _CHARTS.fill(charts=joined(draw(chart, last_step) for chart in charts))
 
 
@@ -187,15 +206,16 @@ def _settings(settings: Mapping[str, Any]) -> Html:
 
 # ----------------------------------------------------------------------------------------------------------- samples
 
-_SAMPLES = Html("""<p class="soft">Mistakes are red; grey is not labelled.\
-<span class="hint" hidden> Point at a picture, touch it, or use the arrow keys to read its classes.</span></p>
-<div class="control time" hidden>
+_SAMPLES = Html("""<p class="soft">Mistakes are red, unlabelled pixels grey.\
+<span class="hint" hidden> Point at a picture, tap it, or use the arrow keys to see its classes.</span></p>
+{time}
+{samples}""")
+_TIME = Html("""<div class="control time" hidden>
 <button type="button" id="play">Play</button>
 <label for="time">Step</label>
 <input type="range" id="time" min="0" max="{most}" value="0" step="1">
 <output for="time" id="shown-step">{step}</output>
-</div>
-{samples}""")
+</div>""")
 _SAMPLE = Html("""<article class="sample" style="--shape:{width}/{height}">
 <h3>{name}</h3>
 <div class="pictures">
@@ -211,34 +231,27 @@ _SAMPLE = Html("""<article class="sample" style="--shape:{width}/{height}">
 </ul>
 </article>""")
 _PREDICTION = Html("""<figure data-step="{step}"{hidden}><div class="picture">\
-<img class="prediction" src="{prediction}" alt="Prediction after step {step}, {right}"></div>
-<figcaption>Prediction <small>after step {step_text}</small></figcaption></figure>
+<img class="prediction" src="{prediction}" alt="Prediction{after}, {right}"></div>
+<figcaption>Prediction <small>{when}</small></figcaption></figure>
 <figure data-step="{step}"{hidden}><div class="picture">\
-<img class="mistakes" src="{mistakes}" alt="Where the prediction after step {step} differs from the truth"></div>
+<img class="mistakes" src="{mistakes}" alt="Where the prediction{after} differs from the truth"></div>
 <figcaption>Mistakes <small>{right}</small></figcaption></figure>""")
 _KEY = Html("<li>{swatch}{name}</li>")
 _MORE = Html("<li>and {count} more</li>")
 
 
-def _samples(
-    samples: Sequence[ReportSample],
-    steps: Sequence[int],
-    shown: int,
-    class_names: Sequence[str],
-    colours: NDArray[np.uint8],
-) -> Html:
-    if not samples:
-        return _nothing("No samples are saved yet.")
+def _samples(record: RunRecord, steps: Sequence[int], shown: int, colours: NDArray[np.uint8]) -> Html:
+    if not record.samples:
+        return nothing("No samples have been saved yet.")
     step = steps[shown] if steps else None
     return _SAMPLES.fill(
-        most=max(0, len(steps) - 1),
-        step="" if step is None else f"{step:,}",
-        samples=joined(_sample(sample, step, class_names, colours) for sample in samples),
+        time=_TIME.fill(most=len(steps) - 1, step=f"{step:,}") if len(steps) > 1 else Html(""),
+        samples=joined(_sample(record, sample, step, colours) for sample in record.samples),
     )
 
 
-def _sample(sample: ReportSample, shown: int | None, class_names: Sequence[str], colours: NDArray[np.uint8]) -> Html:
-    predictions = sample.predictions
+def _sample(record: RunRecord, sample: ReportSample, shown: int | None, colours: NDArray[np.uint8]) -> Html:
+    class_names, predictions = record.class_names, sample.predictions
     present = _largest_first(
         [sample.truth, *(predictions[step] for step in sorted(predictions, key=lambda step: step != shown))]
     )
@@ -257,7 +270,8 @@ def _sample(sample: ReportSample, shown: int | None, class_names: Sequence[str],
         predictions=joined(
             _PREDICTION.fill(
                 step=step,
-                step_text=f"{step:,}",
+                after="" if record.is_evaluation else f" after step {step}",
+                when="" if record.is_evaluation else f"after step {step:,}",
                 hidden=Html("" if step == shown else " hidden"),
                 prediction=label_map_uri(prediction, colours),
                 mistakes=_mistakes_uri(sample.truth, prediction),
@@ -295,11 +309,12 @@ def _mistakes_uri(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> st
 
 # ----------------------------------------------------------------------------------------------------------- classes
 
-_CLASSES = Html("""<div class="control filter" hidden>
+FILTER = Html("""<div class="control filter" hidden>
 <label for="filter">Find a class</label>
 <input type="search" id="filter" autocomplete="off" spellcheck="false">
 <output for="filter" id="found"></output>
-</div>
+</div>""")
+_CLASSES = Html("""{filter}
 <table class="classes" style="--mean:{mean}">
 <caption class="unseen">IoU, accuracy and share of the labelled pixels of every class, best IoU first</caption>
 <thead><tr><th scope="col" data-sort="name">Class</th><td class="bar"><span>mean {mean_text}</span></td>\
@@ -315,7 +330,7 @@ _CLASS_ROW = Html("""<tr style="--iou:{iou:.4f}" data-name="{name}" data-iou="{i
 data-share="{share}"><th scope="row">{swatch}<span>{name}</span></th><td class="bar"></td><td>{iou_text}</td>\
 <td>{accuracy_text}</td>{share_cell}</tr>""")
 _ABSENT = Html("""<details class="absent">
-<summary>{count} in no label and no prediction</summary>
+<summary>{count} in neither labels nor predictions</summary>
 <ul class="key">
 {classes}
 </ul>
@@ -332,7 +347,7 @@ def _classes(results: Mapping[str, Any], class_names: Sequence[str], colours: ND
     )
     scored = sorted((k for k in range(count) if math.isfinite(ious[k])), key=lambda k: -ious[k])
     if not scored:
-        return _nothing("No evaluation is logged yet.")
+        return nothing("No evaluation has been logged yet.")
     has_shares = any(math.isfinite(share) for share in shares)
     rows = [
         _CLASS_ROW.fill(
@@ -350,29 +365,12 @@ def _classes(results: Mapping[str, Any], class_names: Sequence[str], colours: ND
     missing = [k for k in range(count) if not math.isfinite(ious[k])]
     absent = [_ABSENT_CLASS.fill(swatch=swatch(colours[k]), name=class_names[k]) for k in missing]
     mean = sum(ious[k] for k in scored) / len(scored)
-    counted = f"{len(missing)} class{'es' if len(missing) > 1 else ''}"
+    counted = f"{len(missing)} class{'es occur' if len(missing) > 1 else ' occurs'}"
     return _CLASSES.fill(
+        filter=FILTER,
         mean=f"{mean:.4f}",
         mean_text=score_text(mean),
         share_heading=_SHARE_HEADING if has_shares else Html(""),
         rows=joined(rows),
         absent=_ABSENT.fill(count=counted, classes=joined(absent)) if absent else Html(""),
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report of a run folder again; the exit status is 1 if it holds no run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m segformer.pages.report", description="Write a run's report.html again."
-    )
-    parser.add_argument("output_dir", type=Path, help="folder of the run")
-    folder = parser.parse_args(arguments).output_dir
-    if not (folder / LOG_NAME).exists():
-        print(f"error: {folder} holds no run (no {LOG_NAME})", file=sys.stderr)
-        return 1
-    print(build_report(folder))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

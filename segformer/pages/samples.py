@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segformer.files import write_atomically
+from segformer.metrics import ConfusionMatrix
 from segformer.pages.page import encoded_photo
-from segformer.pictures import contact_sheet, label_map_picture, overlay
+from segformer.pictures import SheetRow, contact_sheet, label_map_picture
 
 SAMPLES_NAME = "samples"
 SHEET_NAME = "samples.png"
@@ -59,18 +61,27 @@ class Shown(NamedTuple):
     prediction: NDArray[np.uint8]
 
 
-def save_shown(output_dir: Path, step: int, shown: Sequence[Shown], colours: NDArray[np.uint8]) -> None:
+def save_shown(
+    output_dir: Path, step: int, shown: Sequence[Shown], class_names: Sequence[str], colours: NDArray[np.uint8]
+) -> None:
     """Keep the samples as they look after a step, for the report, and draw them in ``samples.png``."""
-    rows = []
-    for _, photo, truth, prediction in shown:
-        small = photo.resize(truth.shape[::-1])
-        rows.append([small, label_map_picture(truth, colours), overlay(small, prediction, colours, 0.6)])
+    rows = [
+        SheetRow(each.name, _score(each, len(colours)), each.photo, [each.truth, each.prediction]) for each in shown
+    ]
     sheet = io.BytesIO()
-    contact_sheet(rows, ["photo", "truth", "prediction"]).save(sheet, "PNG")
+    titles = ["photo", "truth", "prediction"]
+    contact_sheet(rows, titles, dict(enumerate(class_names)), colours).save(sheet, "PNG")
     write_atomically(output_dir / SHEET_NAME, sheet.getvalue())
     names, photos, truths, predictions = (list(column) for column in zip(*shown, strict=True))
     save_samples(output_dir, names, photos, truths, colours)
     save_predictions(output_dir, step, predictions, colours)
+
+
+def _score(shown: Shown, num_labels: int) -> str:
+    matrix = ConfusionMatrix(num_labels, NO_CLASS)
+    matrix.update(shown.prediction.astype(np.int64), shown.truth.astype(np.int64))
+    mean_iou = matrix.scores().mean_iou
+    return f"mean IoU {mean_iou:.3f}" if math.isfinite(mean_iou) else "nothing labelled"
 
 
 def save_samples(

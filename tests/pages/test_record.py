@@ -177,8 +177,8 @@ def test_the_headline_says_score_steps_time_and_speed(tmp_path: Path) -> None:
         "mean IoU": "0.600",
         "pixel accuracy": "0.900",
         "steps": "1,000",
-        "of training and evaluating": "3 min 42 s",
-        "training images a second": "50.5",
+        "to train and evaluate": "3 min 42 s",
+        "training images per second": "50.5",
     }
 
 

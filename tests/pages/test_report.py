@@ -17,7 +17,7 @@ from run_folders import CLASS_NAMES, HOSTILE, final_scores, prediction_at, scene
 
 from segformer.pages.page import distinct
 from segformer.pages.record import RunRecord
-from segformer.pages.report import build_report, main, render_report
+from segformer.pages.report import build_report, render_report
 from segformer.pages.samples import NO_CLASS, ReportSample
 from segformer.pictures import palette
 
@@ -98,7 +98,11 @@ def test_an_empty_folder_gives_a_page_that_says_so(tmp_path: Path) -> None:
     markup = Markup(build_report(tmp_path).read_text(encoding="utf-8"))
     assert markup.faults == []
     said = [paragraph.text for paragraph in markup.all("p", class_="nothing")]
-    assert said == ["Nothing is logged yet.", "No samples are saved yet.", "No evaluation is logged yet."]
+    assert said == [
+        "Nothing has been logged yet.",
+        "No samples have been saved yet.",
+        "No evaluation has been logged yet.",
+    ]
 
 
 def test_a_run_is_told_before_its_first_evaluation(tmp_path: Path) -> None:
@@ -114,19 +118,49 @@ def test_a_run_is_told_before_its_first_evaluation(tmp_path: Path) -> None:
     assert len(markup.all("img")) == 4
 
 
-def test_the_command_writes_a_report_and_names_it(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = shutil.copytree(folder, tmp_path / "run")
-    assert main([str(run)]) == 0
-    assert capsys.readouterr().out.strip() == str(run / "report.html")
-    assert (run / "report.html").read_text(encoding="utf-8") == render_report(RunRecord.load(run))
+# Of an evaluation alone
 
 
-def test_the_command_refuses_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"error: {tmp_path} holds no run (no log.jsonl)\n"
-    assert list(tmp_path.iterdir()) == []
+def evaluated(folder: Path) -> Path:
+    """A folder as train.py --eval-only leaves it: scores and samples of step 0 and nothing of any training."""
+    write_run(folder)
+    about = json.loads((folder / "run.json").read_text())
+    about |= {"train_images": 0, "settings": about["settings"] | {"eval_only": True, "checkpoint": "runs/toy-1"}}
+    scores = {"step": 0, **final_scores(1, 1)}
+    (folder / "run.json").write_text(json.dumps(about))
+    (folder / "log.jsonl").write_text(json.dumps(scores) + "\n")
+    (folder / "eval_results.json").write_text(json.dumps(scores))
+    shutil.rmtree(folder / "samples")
+    write_samples(folder, [0], 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Markup:
+    return Markup(render_report(RunRecord.load(evaluated(tmp_path_factory.mktemp("runs") / "scored"))))
+
+
+def test_the_report_of_an_evaluation_says_what_it_is(evaluation: Markup, report: Markup) -> None:
+    assert evaluation.faults == []
+    assert evaluation.one("p", class_="kicker").text == "Evaluation report"
+    assert evaluation.one("title").text == "scored: evaluation report"
+    assert report.one("p", class_="kicker").text == "Training report"
+    assert report.one("title").text == "toy-1: training report"
+
+
+def test_the_report_of_an_evaluation_speaks_of_no_step_and_no_training(evaluation: Markup) -> None:
+    assert evaluation.all("section", aria_labelledby="curves") == []
+    assert evaluation.all("figure", class_="chart") == []
+    assert evaluation.all("input", id="time") == []
+    said = " ".join([evaluation.one("header").text, evaluation.one("main").text])
+    assert not re.search(r"\bsteps?\b|to train on|training", said.partition("Settings")[0], re.IGNORECASE)
+    assert not any("step" in image.attributes["alt"] for image in evaluation.all("img"))
+
+
+def test_the_report_of_an_evaluation_shows_scores_samples_and_classes(evaluation: Markup) -> None:
+    assert "0.600" in evaluation.one("dl", class_="headline").text
+    assert len(class_rows(evaluation)) == 7
+    assert len(evaluation.all("img", class_="prediction")) == 2
 
 
 # Size
@@ -230,7 +264,7 @@ def test_classes_come_best_first_with_their_scores_and_shares(report: Markup) ->
 
 def test_classes_that_are_not_there_stand_apart(report: Markup) -> None:
     absent = report.one("details", class_="absent")
-    assert "1 class in no label and no prediction" in absent.text
+    assert "1 class occurs in neither labels nor predictions" in absent.text
     assert "never there" in absent.text
 
 

@@ -253,6 +253,15 @@ def test_reading_a_curve_moves_nothing_on_the_page(page: Any) -> None:
         assert page.evaluate("document.documentElement.scrollHeight") == before
 
 
+def test_what_is_touched_is_large_enough_for_fingers(browser: Any, report: Path) -> None:
+    with visit(browser, report, 390, has_touch=True, is_mobile=True) as opened:
+        targets = opened.page.locator("button:visible, input:visible, summary:visible").all()
+        assert len(targets) > 6
+        boxes = [(target.evaluate("(e) => e.outerHTML"), target.bounding_box()) for target in targets]
+        assert [e[:90] for e, box in boxes if min(box["width"], box["height"]) < 43.99] == []
+        assert opened.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 # Samples
 
 

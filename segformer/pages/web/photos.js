@@ -10,6 +10,7 @@ const NO_CLASS = 255;
 const MOST_ZOOM = 20;
 const OVERLAY = 0.6; // opacity at the beginning
 const narrow = matchMedia("(max-width: 52rem)");
+const byTouch = matchMedia("(pointer: coarse)");
 const stage = byId("stage");
 
 const state = {
@@ -102,16 +103,23 @@ function layer({ width, height }, pixelAt) {
   return canvas;
 }
 
-// Classes lit up in another photo do not darken one that holds none of them.
-function litHere() {
-  return new Set(data.photos[state.number].classes.map(([k]) => k).filter((k) => state.lit.has(k)));
+// Whether a pane shows any pixel of a class of the photo: the truth and the prediction have their own, errors both.
+const holds = { truth: (entry) => entry[3] > 0, prediction: (entry) => entry[1] > 0, errors: () => true };
+
+// Classes lit up that a pane holds, or with false those of the photo that it lacks. Where there are none, as in a
+// photo without the class lit up in another one, nothing is darkened.
+function litIn(kind, held = true) {
+  const here = (data.photos[state.number]?.classes ?? []).filter((entry) => state.lit.has(entry[0]) && holds[kind](entry) === held);
+  return new Set(here.map(([k]) => k));
 }
 
-function classLayer(map) {
-  const lit = litHere();
+function classLayer(kind) {
+  const map = state.pictures[kind];
+  const lit = litIn(kind);
   const table = new Uint32Array(256);
   for (let k = 0; k < colours.length; k += 1) {
-    table[k] = state.hidden.has(k) ? CLEAR : lit.size && !lit.has(k) ? SHADE : colours[k];
+    const own = data.classes[k].untinted && state.opacity < 1 ? CLEAR : colours[k];
+    table[k] = state.hidden.has(k) ? CLEAR : lit.size && !lit.has(k) ? SHADE : own;
   }
   if (!lit.size) return layer(map, (k) => table[map.ids[k]]);
   table[NO_CLASS] = SHADE;
@@ -125,7 +133,7 @@ function classLayer(map) {
 
 // Wrong pixels; of classes lit up, those missed and those seen where they are not.
 function errorLayer({ ids: truth, width, height }, { ids: prediction }) {
-  const lit = litHere();
+  const lit = litIn("errors");
   return layer({ width, height }, (k) => {
     const [label, found] = [truth[k], prediction[k]];
     if (label === NO_CLASS) return GREY;
@@ -137,10 +145,9 @@ function errorLayer({ ids: truth, width, height }, { ids: prediction }) {
 
 function layerOf(kind) {
   const { pictures } = state;
-  pictures.layers[kind] ??= kind === "errors"
-    ? errorLayer(pictures.truth, pictures.prediction)
-    : classLayer(pictures[kind]);
-  return pictures.layers[kind];
+  const name = state.opacity < 1 ? kind : `map of ${kind}`; // a map has a colour for what leaves a photo untinted
+  pictures.layers[name] ??= kind === "errors" ? errorLayer(pictures.truth, pictures.prediction) : classLayer(kind);
+  return pictures.layers[name];
 }
 
 function repaint() {
@@ -159,6 +166,7 @@ const panes = all(".pane").map((figure) => ({
   divider: figure.querySelector(".divider"),
   ring: figure.querySelector(".ring"),
   tag: figure.querySelector(".tag"),
+  note: figure.querySelector(".note"),
 }));
 const shownPanes = () => panes.filter(({ figure }) => !figure.hidden);
 let size = [1, 1]; // of a pane, in CSS pixels; all that are shown have the same
@@ -258,7 +266,7 @@ function showSpot() {
   const { spot, pictures } = state;
   for (const { ring, tag } of panes) ring.hidden = tag.hidden = !spot;
   if (!spot) {
-    say(byId("under"), "Point at the photo or tap it, and what is there is named.");
+    say(byId("under"), `${byTouch.matches ? "Tap" : "Point at"} the photo to see what is there.`);
     return;
   }
   const { left, top, width, height } = photoBox();
@@ -428,7 +436,7 @@ function setView(view) {
 // The view asked for, as far as this photo has a truth and the screen is wide enough.
 function arrange() {
   const judged = state.pictures?.truth;
-  const view = !judged || (state.view === "beside" && narrow.matches) ? (judged ? "errors" : "prediction") : state.view;
+  const view = !judged || (state.view === "beside" && narrow.matches) ? "prediction" : state.view;
   const before = shownPanes().map(({ kind }) => kind).join();
   for (const { figure, kind } of panes) figure.hidden = view !== "beside" && view !== kind;
   byId("viewer").classList.toggle("beside", view === "beside");
@@ -487,6 +495,17 @@ function showAll() {
   markClasses();
 }
 
+// What is lit up and not to be seen is told.
+const lacks = { truth: "predicted, but not in the truth", prediction: "in the truth, but never predicted", errors: "" };
+
+function noteMissing() {
+  for (const { kind, note } of panes) {
+    const names = [...litIn(kind, false)].map(nameOf);
+    note.hidden = names.length === 0;
+    say(note, names.length ? `${names.join(", ")}: ${lacks[kind]} in this photo` : "");
+  }
+}
+
 function markClasses() {
   for (const button of all(".side [data-light]")) button.setAttribute("aria-pressed", state.lit.has(Number(button.dataset.light)));
   for (const button of all(".side [data-hide]")) {
@@ -495,6 +514,7 @@ function markClasses() {
     button.closest("tr").classList.toggle("off", hidden);
   }
   byId("plain").hidden = state.lit.size + state.hidden.size === 0;
+  noteMissing();
   repaint();
 }
 
@@ -526,8 +546,8 @@ function fillLegend(photo) {
 function fillMistakes({ accuracy, mistakes }) {
   byId("mistakes").hidden = accuracy === null;
   if (accuracy === null) return;
-  byId("wrong").textContent = `${percent(1 - accuracy)} of the labelled pixels are wrong. Lit up, a class is red where `
-    + "it is missed and blue where it is seen but is not.";
+  byId("wrong").textContent = `${percent(1 - accuracy)} of the labelled pixels are wrong. Choose a class to see it in `
+    + "red where it was missed and in blue where it was predicted by mistake.";
   byId("mixed-up").replaceChildren(...mistakes.map(([truth, found, share]) =>
     element("li", {}, pill(truth), element("span", {}, "taken for"), pill(found), element("b", {}, percent(share)))));
 }
@@ -590,6 +610,15 @@ function listOnly(k) {
   show(sequence[0]);
 }
 
+// A long name is shown as under its thumbnail, without its middle.
+function fillName(number) {
+  const { name } = data.photos[number];
+  const end = items[number].querySelector("bdi span:last-child")?.textContent.length ?? 0;
+  const parts = end ? [name.slice(0, -end), name.slice(-end)].map((part) => element("span", {}, part)) : [name];
+  byId("name").className = end ? "middle" : "";
+  byId("name").replaceChildren(...parts);
+}
+
 async function show(number) {
   state.wanted = number;
   let pictures;
@@ -606,7 +635,7 @@ async function show(number) {
   const photo = data.photos[number];
   stage.style.setProperty("--shape", photo.shape);
   stage.dataset.photo = number;
-  byId("name").textContent = photo.name;
+  fillName(number);
   const place = sequence.indexOf(number);
   byId("place").textContent = `${place + 1} of ${sequence.length}${photo.iou === null ? "" : `, IoU ${score(photo.iou)}`}`;
   byId("previous").disabled = place <= 0;

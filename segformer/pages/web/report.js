@@ -27,6 +27,7 @@ function readCharts(step) {
 
 function prepareChart(figure) {
   const curves = data.charts[figure.dataset.chart];
+  const logged = [...new Set(curves.flatMap(({ steps }) => steps))].sort((a, b) => a - b);
   const keys = all(".key li", figure);
   const plot = figure.querySelector(".plot");
   const drawing = plot.querySelector("svg");
@@ -36,7 +37,7 @@ function prepareChart(figure) {
 
   function read(step) {
     const places = curves.map(({ steps }) => nearest(steps, step));
-    now = curves[0].steps[places[0]];
+    now = logged[nearest(logged, step)];
     figure.querySelector(".at b").textContent = now.toLocaleString("en");
     for (const end of ["x1", "x2"]) cursor.setAttribute(end, percent(now));
     cursor.setAttribute("visibility", "visible");
@@ -61,20 +62,18 @@ function prepareChart(figure) {
   const point = (event) => {
     const box = drawing.getBoundingClientRect();
     const share = Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
-    const { steps } = curves[0];
-    readCharts(steps[nearest(steps, share * data.lastStep)]);
+    readCharts(logged[nearest(logged, share * data.lastStep)]);
   };
   plot.addEventListener("pointermove", point);
   plot.addEventListener("pointerdown", point);
   plot.addEventListener("keydown", (event) => {
-    const { steps } = curves[0];
-    const page = Math.max(1, Math.round(steps.length / 10));
+    const page = Math.max(1, Math.round(logged.length / 10));
     const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -page, PageUp: page };
-    Object.assign(moves, { Home: -steps.length, End: steps.length });
+    Object.assign(moves, { Home: -logged.length, End: logged.length });
     if (!(event.key in moves)) return;
     event.preventDefault();
-    const place = nearest(steps, now) + moves[event.key];
-    readCharts(steps[Math.min(steps.length - 1, Math.max(0, place))]);
+    const place = nearest(logged, now) + moves[event.key];
+    readCharts(logged[Math.min(logged.length - 1, Math.max(0, place))]);
   });
   return { read };
 }
@@ -101,7 +100,7 @@ function stop() {
   play.textContent = "Play";
 }
 
-if (time && data.sampleSteps.length > 1) {
+if (time) {
   const last = data.sampleSteps.length - 1;
   showStep(data.shown);
   time.addEventListener("input", () => { stop(); showStep(Number(time.value)); });
@@ -114,8 +113,6 @@ if (time && data.sampleSteps.length > 1) {
       if (Number(time.value) === last) stop();
     }, 700);
   });
-} else if (time) {
-  time.parentElement.hidden = true;
 }
 
 // ---- Samples: what stands under the pointer. The colours of the maps name their classes.
@@ -160,7 +157,7 @@ for (const sample of all(".sample")) {
   pictures.addEventListener("pointerdown", point);
   pictures.tabIndex = 0;
   pictures.setAttribute("role", "group");
-  pictures.setAttribute("aria-label", "Pictures; the arrow keys move the place whose classes are read");
+  pictures.setAttribute("aria-label", "Pictures. The arrow keys move the marker.");
   pictures.addEventListener("keydown", (event) => {
     const moves = { ArrowLeft: [-0.02, 0], ArrowRight: [0.02, 0], ArrowUp: [0, -0.02], ArrowDown: [0, 0.02] };
     if (!(event.key in moves)) return;
