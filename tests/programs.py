@@ -16,7 +16,6 @@ import runpy
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import types
@@ -25,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from subprocess import PIPE, STDOUT, CompletedProcess, Popen, TimeoutExpired
+from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, Popen, TimeoutExpired
 from typing import IO, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,7 +107,7 @@ def start(
     *words: str | Path,
     environment: Mapping[str, str] = os.environ,
     folder: Path = ROOT,
-    stdin: int | IO[str] = subprocess.DEVNULL,
+    stdin: int | IO[str] = DEVNULL,
     stdout: int | IO[str] = PIPE,
     stderr: int | IO[str] = PIPE,
 ) -> Started:
@@ -118,7 +117,7 @@ def start(
         command, pipes = [sys.executable, *told], {"stdin": stdin, "stdout": stdout, "stderr": stderr}
         return Popen(command, env=environment, cwd=folder, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
     with open(os.devnull, "r+b") as nowhere:
-        streams = [nowhere if stream == subprocess.DEVNULL else stream for stream in (stdin, stdout, stderr)]
+        streams = [nowhere if stream == DEVNULL else stream for stream in (stdin, stdout, stderr)]
         return Program(told, environment, folder, [s if isinstance(s, int) else s.fileno() for s in streams])
 
 
@@ -144,7 +143,7 @@ def _stem(hash_seed: str | None) -> socket.socket:
         if hash_seed is not None:
             settled["PYTHONHASHSEED"] = hash_seed
         command = [sys.executable, __file__, str(theirs.fileno())]
-        stem = Popen(command, env=os.environ | settled, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        stem = Popen(command, env=os.environ | settled, stdin=DEVNULL, pass_fds=[theirs.fileno()])
     atexit.register(stem.wait)
     atexit.register(ours.shutdown, socket.SHUT_RDWR)  # which comes first
     return ours
