@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
+import programs
 import pytest
-from test_stopping import ROOT, log_of
+from programs import ROOT
+from test_stopping import log_of
+
+Run = Callable[..., tuple[bytes, list[object]]]
 
 
-def run(folder: Path, shards: Path, checkpoint: Path, hash_seed: str, *flags: str) -> tuple[bytes, list[object]]:
-    """The weights and the log of a run in a process of its own."""
-    words = (
-        f"--recipe guide --device cpu --dataset {shards} --checkpoint {checkpoint} --split train "
-        f"--eval-split validation --max-steps 12 --eval-steps 5 --save-steps 12 --output-dir {folder}"
-    ).split()
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words, *flags],
-        check=True,
-        capture_output=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": hash_seed},
-    )
-    return (folder / "model.safetensors").read_bytes(), log_of(folder)
+@pytest.fixture(scope="module")
+def run(small_shards: Path, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The weights and the log of a run in a process with this hash seed, and with flags; each is made once."""
+
+    @cache
+    def trained(hash_seed: str, *flags: str) -> tuple[bytes, list[object]]:
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        words = (
+            f"--recipe guide --device cpu --dataset {small_shards} --checkpoint {small_checkpoint} --split train "
+            f"--eval-split validation --max-steps 12 --eval-steps 5 --save-steps 12 --output-dir {folder}"
+        ).split()
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = programs.run(ROOT / "train.py", *words, *flags, environment=environment)
+        assert done.returncode == 0, done.stderr
+        return (folder / "model.safetensors").read_bytes(), log_of(folder)
+
+    return trained
 
 
 @pytest.mark.parametrize("flags", [(), ("--augment-on-device",), ("--dataloader-num-workers", "2")], ids=" ".join)
-def test_two_processes_train_to_the_same_bits(
-    flags: tuple[str, ...], small_shards: Path, small_checkpoint: Path, tmp_path: Path
-) -> None:
-    first, second = (run(tmp_path / seed, small_shards, small_checkpoint, seed, *flags) for seed in ("1", "2"))
-    assert first == second
+def test_two_processes_train_to_the_same_bits(flags: tuple[str, ...], run: Run) -> None:
+    assert run("1", *flags) == run("2", *flags)
 
 
-def test_the_number_of_workers_is_not_seen_in_the_log(
-    small_shards: Path, small_checkpoint: Path, tmp_path: Path
-) -> None:
-    alone = run(tmp_path / "alone", small_shards, small_checkpoint, "1")
-    helped = run(tmp_path / "helped", small_shards, small_checkpoint, "1", "--dataloader-num-workers", "1")
-    assert alone == helped
+def test_the_number_of_workers_is_not_seen_in_the_log(run: Run) -> None:
+    assert run("1") == run("1", "--dataloader-num-workers", "1") == run("1", "--dataloader-num-workers", "2")

@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import programs
 import pytest
-from test_stopping import ROOT, finish, log_of, start, wait_until
+from programs import ROOT, STDOUT, Started
+from test_stopping import finish, log_of, start, wait_until
 
 from segformer import Segmenter
 from segformer.training.checkpoints import check_whole, find_checkpoints
@@ -28,7 +29,7 @@ def words(small_shards: Path, small_checkpoint: Path, tmp_path: Path) -> list[st
     return [*f"--recipe guide --device cpu {data} {steps}".split(), "--output-dir", str(tmp_path / "run")]
 
 
-def end_of(process: subprocess.Popen[str], seconds: float = 90) -> str:
+def end_of(process: Started, seconds: float = 90) -> str:
     """What a run that has failed says last; it must be one line, and no traceback."""
     _, errors = process.communicate(timeout=seconds)
     assert process.returncode == 1, errors
@@ -43,10 +44,10 @@ def assert_goes_on(words: list[str], folder: Path) -> None:
     newest = list(find_checkpoints(folder))[-1]
     for checkpoint in find_checkpoints(folder).values():
         check_whole(checkpoint)
-    finish([*words, "--max-steps", "150", "--resume-from-checkpoint", "last"])
-    steps = [entry["step"] for entry in log_of(folder) if "loss" in entry]
-    assert steps == list(range(1, 151))
     assert newest < 150
+    finish([*words, "--max-steps", str(newest + 10), "--resume-from-checkpoint", "last"])
+    steps = [entry["step"] for entry in log_of(folder) if "loss" in entry]
+    assert steps == list(range(1, newest + 11))
 
 
 def test_a_disk_that_fills_up_costs_no_checkpoint(words: list[str], tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_a_log_that_finds_no_room_says_so(words: list[str], tmp_path: Path) -> N
     assert re.search(r"cannot write to .*log.jsonl \(File too large\)", end_of(process))
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
+def children(process: Started) -> list[int]:
     """The processes that a run has started, by their numbers."""
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     try:
@@ -77,11 +78,11 @@ def children(process: subprocess.Popen[str]) -> list[int]:
         return []
 
 
-def worker_of(process: subprocess.Popen[str]) -> int | None:
+def worker_of(process: Started) -> int | None:
     """A process of the run that prepares batches: a fork of it, with its command line."""
     for child in children(process):
         try:
-            if b"train.py" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if Path(f"/proc/{child}/cmdline").read_bytes() == Path(f"/proc/{process.pid}/cmdline").read_bytes():
                 return child
         except FileNotFoundError:
             continue
@@ -106,7 +107,7 @@ def test_a_shard_that_is_cut_short_in_the_middle_of_a_run_is_named(
     words: list[str], small_shards: Path, tmp_path: Path
 ) -> None:
     copied = tmp_path / "shards"
-    subprocess.run(["cp", "-r", small_shards, copied], check=True)
+    shutil.copytree(small_shards, copied)
     folder = tmp_path / "run"
     process = start([*words, "--dataset", str(copied), "--dataloader-num-workers", "1"])
     wait_until(process, lambda: bool(find_checkpoints(folder)))
@@ -125,7 +126,7 @@ def test_a_shard_that_is_cut_short_in_the_middle_of_a_run_is_named(
         assert_goes_on([*words, "--dataset", str(copied)], folder)
 
 
-def ranks_of(launcher: subprocess.Popen[str]) -> dict[int, int]:
+def ranks_of(launcher: Started) -> dict[int, int]:
     """The processes of a launcher by their rank."""
     found = {}
     for child in children(launcher):
@@ -140,16 +141,10 @@ def ranks_of(launcher: subprocess.Popen[str]) -> dict[int, int]:
 @pytest.mark.parametrize("dying", [0, 1])
 def test_a_rank_that_dies_stops_the_others_within_a_minute(words: list[str], dying: int, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    launcher = subprocess.Popen(
-        [
-            *[sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"],
-            *[str(ROOT / "train.py"), *words, "--per-device-train-batch-size", "1"],
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", ROOT / "train.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    one_each = ["--per-device-train-batch-size", "1"]
+    launcher = programs.start(*torchrun, *words, *one_each, environment=environment, stderr=STDOUT)
     wait_until(launcher, lambda: bool(find_checkpoints(folder)), seconds=120)
     ranks = ranks_of(launcher)
     assert set(ranks) == {0, 1}
@@ -165,10 +160,13 @@ def test_a_rank_that_dies_stops_the_others_within_a_minute(words: list[str], dyi
         check_whole(checkpoint)
 
 
-def test_a_reader_of_the_output_never_sees_half_a_model(words: list[str], tmp_path: Path) -> None:
+def test_a_reader_of_the_output_never_sees_half_a_model(
+    words: list[str], small_checkpoint: Path, tmp_path: Path
+) -> None:
     """Whoever watches the folder, such as a backup, can open every checkpoint that stands there."""
     folder = tmp_path / "run"
-    process = start([*words, "--max-steps", "30", "--save-total-limit", "100"])
+    Segmenter.from_pretrained(small_checkpoint, device="cpu")  # so that all that this imports is there in time
+    process = start([*words, "--max-steps", "40", "--save-total-limit", "100"])
     seen: set[int] = set()
     while process.poll() is None:
         for step in set(find_checkpoints(folder)) - seen:

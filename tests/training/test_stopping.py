@@ -5,33 +5,26 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
+from programs import ROOT, Started
 
 from segformer import Segformer
 from segformer.training.checkpoints import check_whole, find_checkpoints, read_training_state
 
-ROOT = Path(__file__).parents[2]
 MEASURED = ("runtime", "second", "wait", "memory")
 
 
-def start(words: list[str]) -> subprocess.Popen[str]:
+def start(words: list[str]) -> Started:
     """A training run as a user starts it."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return programs.start(ROOT / "train.py", *words, environment={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def finish(words: list[str]) -> None:
@@ -52,25 +45,26 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def wait_until(process: subprocess.Popen[str], happened: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(process: Started, happened: Callable[[], bool], seconds: float = 60) -> None:
     """Look very often whether something has happened, until it has, the process ends or the time is over."""
     deadline = time.monotonic() + seconds
     while not happened() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.0005)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def words(small_shards: Path, small_checkpoint: Path) -> list[str]:
     data = f"--dataset {small_shards} --split train --eval-split validation --checkpoint {small_checkpoint}"
     steps = "--max-steps 60 --eval-steps 7 --save-steps 9 --logging-steps 5 --save-total-limit 100"
     return f"--recipe guide --device cpu {data} {steps}".split()
 
 
-@pytest.fixture
-def whole(words: list[str], tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, never disturbed."""
-    finish([*words, "--output-dir", str(tmp_path / "whole")])
-    return tmp_path / "whole"
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    finish([*words, "--output-dir", str(folder)])
+    return folder
 
 
 @pytest.mark.parametrize(("asked_by", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -84,12 +78,11 @@ def test_a_run_that_is_asked_to_stop_saves_its_step_and_goes_on_exactly(
     _, errors = process.communicate(timeout=60)
     (step,) = list(find_checkpoints(folder))[-1:]
     assert process.returncode == code
-    assert errors.splitlines()[-1] == (
-        f"stopped by {asked_by.name} after step {step}; go on with --resume-from-checkpoint last --output-dir {folder} "
-        "and the same settings"
-    )
+    told, _, command = errors.splitlines()[-1].partition("; go on with python ")
+    assert told == f"stopped by {asked_by.name} after step {step}"
+    assert command == f"train.py --resume-from-checkpoint {folder}"
     assert 0 < step < 60
-    finish([*words, "--output-dir", str(folder), "--resume-from-checkpoint", "last"])
+    finish(shlex.split(command)[1:])
     assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert log_of(folder) == log_of(whole)
 
@@ -118,14 +111,14 @@ def test_a_first_evaluation_that_is_cut_off_is_begun_again(words: list[str], tmp
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "stopped by SIGTERM after step 0; go on with --resume-from-checkpoint last" in errors
+    assert "stopped by SIGTERM after step 0; go on with python train.py --resume-from-checkpoint" in errors
     finish([*settings, "--resume-from-checkpoint", "last"])
     assert [entry["step"] for entry in log_of(folder) if "eval_loss" in entry] == [0, 2]
 
 
 def test_a_second_interrupt_stops_at_once(words: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    long_steps = "--max-steps 9 --image-size 512 --per-device-train-batch-size 8 --logging-steps 1 --save-steps 1"
+    long_steps = "--max-steps 9 --image-size 512 --per-device-train-batch-size 4 --logging-steps 1 --save-steps 1"
     process = start([*words, *long_steps.split(), "--eval-steps", "9", "--output-dir", str(folder)])
     wait_until(process, lambda: len(log_of(folder)) >= 1)
     wait_until(process, lambda: 1 in find_checkpoints(folder))

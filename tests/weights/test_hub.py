@@ -3,17 +3,17 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import safetensors.torch
 import torch
 from hub_server import Files, HubServer, Repository
+from programs import DEVNULL, PIPE, ROOT
 
 from segformer import Segformer, SegformerConfig
 from segformer.weights import dialects
@@ -50,16 +50,9 @@ class Client:
     def __init__(self, home: Path, **environment: str) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
         home.mkdir(exist_ok=True)
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", CLIENT],
-            env=kept
-            | {"HF_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2]), "NO_PROXY": "127.0.0.1"}
-            | environment,
-            cwd=home,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
+        places = {"HF_HOME": str(home), "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
+        self._process = programs.start(
+            *("-c", CLIENT), environment=kept | places | environment, folder=home, stdin=PIPE, stderr=DEVNULL
         )
 
     def load(self, source: str, **arguments: Any) -> dict[str, Any]:
