@@ -11,6 +11,7 @@ where the run is (seed, epoch, row, step), so a resumed run repeats an uninterru
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -48,6 +49,7 @@ from data.batches import (
 from data.classes import IGNORE_INDEX
 from data.order import NO_ROW, Place, StepSampler
 from data.parts import Pairs, Parts, open_parts
+from data.shares import class_shares
 from data.sources.hub import HubSource
 from data.understanding import Understanding
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
@@ -83,6 +85,8 @@ from segformer.training.summary import aligned, start_summary
 from segformer.views import logits_of_views
 from segformer.weights.card import write_card
 from segformer.weights.publish import check_login, full_id, publish_run, shareable
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["TrainConfig", "configure", "evaluate", "parse_arguments", "train", "train_step"]
 
@@ -341,6 +345,17 @@ def predict_samples(
 # ---------------------------------------------------------------------------------------------------------- the loop
 
 
+def with_balanced_weights(config: TrainConfig, rows: Parts) -> TrainConfig:
+    """The settings with "balanced" class weights worked out from all training rows, which are counted once and kept."""
+    if config.class_weights != "balanced":
+        return config
+    pixels = class_shares(rows.train, rows.labels.rule).pixels
+    absent = [name.strip() for k, name in rows.labels.id2label.items() if not pixels[k]]
+    if absent:
+        logger.warning("weight 0 for %d classes that no training row holds: %s", len(absent), ", ".join(absent))
+    return config.balanced(pixels)
+
+
 def describe(
     config: TrainConfig, model: Segformer, processor: ImageProcessor, plan: Plan, rows: Parts
 ) -> RunDescription:
@@ -377,7 +392,8 @@ class Run:
             self.model, self.processor = build_model(config, source, rows.labels)
             self.train_samples, self.eval_samples = build_samples(config, self.processor, rows)
         self.model.config.check_image_size(*self.processor.size)
-        config.objective.check_classes(self.model.config.num_labels)
+        self.step_config = with_balanced_weights(config, rows)
+        self.step_config.objective.check_classes(self.model.config.num_labels)
         self.model.to(self.device)
         self.augment = build_device_augmentation(config, self.processor)
         self.optimizer = build_optimizer(self.model, config)
@@ -419,7 +435,7 @@ class Run:
                 torch.manual_seed(mix(config.seed, step, self.ranks.rank))
                 self.model.train()
                 batch = self.augment(to_device(prepared, self.device))
-                history.add_step(*train_step(self.distributed, self.optimizer, self.scaler, batch, config))
+                history.add_step(*train_step(self.distributed, self.optimizer, self.scaler, batch, self.step_config))
                 saving = self.is_saved(step)
                 if step % config.logging_steps == 0 or saving:
                     history.log_steps(rate, self.names_of, self.scaler.is_enabled())
@@ -568,7 +584,7 @@ def try_out(run: Run) -> None:
     for batch in build_loader(run.train_samples, run.places(1, min(2, plan.total_steps)), config, run.device):
         started = time.perf_counter()
         batch = run.augment(to_device(batch, run.device))
-        result = train_step(run.distributed, run.optimizer, run.scaler, batch, config)
+        result = train_step(run.distributed, run.optimizer, run.scaler, batch, run.step_config)
         loss, seconds = float(result.loss), time.perf_counter() - started  # the loss waits for the device
     few = Subset(run.eval_samples.dataset, range(min(len(run.eval_samples), config.per_device_eval_batch_size)))
     scored = evaluate(run.model, Samples(few, run.eval_samples.prepare), config, run.device, run.ranks)

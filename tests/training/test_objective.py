@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import train as training
+from data import SceneParse150
 from segformer import Segformer
 from segformer.losses import Loss, plain_loss
-from train import TrainConfig, build_optimizer, configure, train_step
+from train import TrainConfig, build_optimizer, configure, train, train_step
 
 WEIGHTS = "1,2,0.5,1,3,1,1"
 
@@ -105,6 +109,23 @@ def test_weights_of_the_wrong_number_are_refused(tiny_model: Segformer, batch: d
 def test_weights_come_from_a_file_too(tmp_path: Path) -> None:
     (tmp_path / "weights.txt").write_text("1\n2.5\n3\n")
     assert configure("guide", class_weights=str(tmp_path / "weights.txt")).objective.weights == (1, 2.5, 3)
+
+
+def test_balanced_weights_are_those_of_the_training_rows_and_survive_a_resume(
+    small_shards: Path, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = {"dataset": str(small_shards), "split": "train", "eval_split": "validation", "device": "cpu"}
+    steps = {"max_steps": 2, "eval_steps": 2, "save_steps": 1, "class_weights": "balanced"}
+    config = configure("guide", checkpoint=str(small_checkpoint), **settings, **steps, output_dir=str(tmp_path / "run"))
+    run = training.Run(config)
+    run.earlier.release()
+    dataset = SceneParse150(small_shards, "train")
+    pixels = sum(np.bincount(np.asarray(dataset[row][1]).ravel(), minlength=151)[1:] for row in range(len(dataset)))
+    expected = [np.median(pixels[pixels > 0]) / count if count else 0.0 for count in pixels]
+    assert run.step_config.objective.weights == pytest.approx(expected)
+    whole = (train(replace(config, output_dir=str(tmp_path / "whole"))) / "model.safetensors").read_bytes()
+    again = replace(config, output_dir=None, resume_from_checkpoint=str(tmp_path / "whole/checkpoint-1"))
+    assert (train(again) / "model.safetensors").read_bytes() == whole
 
 
 def test_balanced_weights_are_median_over_share_and_0_for_what_never_occurs() -> None:
