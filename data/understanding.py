@@ -375,7 +375,8 @@ def _check_rows(dataset: SceneParse150, found: Understanding, held: Held) -> lis
     never = [name.strip() for k, name in found.id2label.items() if not pixels[k] and k not in ignored]
     if never and found.id2label != ID2LABEL:
         said.append(
-            f"{len(never)} of {len(found.id2label)} classes occur in none of the first {looked} rows: {_few(never)} "
+            f"{len(never)} of {len(found.id2label)} classes occur{'s' * (len(never) == 1)} in none of the first "
+            f"{looked} rows: {_few(never)} "
             "(--reduce-labels or --no-reduce-labels, --num-labels and --label-names decide which values they are)"
         )
     return said
