@@ -25,7 +25,7 @@ from segformer.machine import peak_memory_mib
 
 LOG_NAME = "log.jsonl"
 _WIDTH = 80
-_BAR_WIDTH = 36  # of "100% 160000/160000 [12:34:56<12:34:56] "
+_BAR_WIDTH = 38  # of "100% 160000/160000 [12:34:56<12:34:56], "
 _FORECAST_SECONDS = 5.0  # of training, before it is said how long the rest will take
 _SECONDS_BETWEEN_LINES = 60.0
 
@@ -134,7 +134,7 @@ class History:
         with tqdm(
             total=total,
             initial=self.step,
-            bar_format="{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}",
+            bar_format="{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
             disable=None if self.log else True,
         ) as self._bar:
             yield
@@ -196,11 +196,10 @@ class History:
         if log:
             self._add(results)
         if self.log:
-            tqdm.write(
-                f"step {self.step:>6}  eval loss {results['eval_loss']:.4f}  mean IoU {results['eval_mean_iou']:.4f}  "
-                f"pixel accuracy {results['eval_overall_accuracy']:.4f}  "
-                f"{results['eval_samples_per_second']:.1f} images/s"
-            )
+            names = {"eval_loss": "eval loss", "eval_mean_iou": "mean IoU", "eval_overall_accuracy": "pixel accuracy"}
+            scores = [f"{name} {results[key]:.4f}" for key, name in names.items()]
+            speed = f"{results['eval_samples_per_second']:.1f} images/s"
+            tqdm.write(fitted([f"step {self.step:>6}: {scores[0]}", *scores[1:], speed], _WIDTH))
 
     def log_closing(self, num_devices: int) -> None:
         """Log what all steps took, with evaluations and all checkpoints but the last, under Trainer's keys and more."""
