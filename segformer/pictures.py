@@ -113,9 +113,9 @@ def class_shares(label_map: NDArray[Any], num_labels: int) -> list[tuple[int, fl
 
 
 class _Entry(NamedTuple):
-    """A line of a legend; ``number`` stands at its right."""
+    """A line of a legend, with or without a swatch; ``number`` stands at its right."""
 
-    colour: NDArray[np.uint8]
+    colour: NDArray[np.uint8] | None
     lettering: Lettering
     number: str = ""
 
@@ -151,8 +151,9 @@ def _beside(picture: Image.Image, entries: Sequence[_Entry], text_height: int) -
     for row, (entry, text, font) in enumerate(zip(entries, texts, fonts, strict=True)):
         top = gap // 2 + row * row_height
         middle = top + text_height // 2
-        fill = _PAPER if is_untinted(entry.colour) else tuple(int(value) for value in entry.colour)
-        draw.rectangle((left, top, left + text_height, top + text_height), fill=fill, outline=_FAINT)
+        if entry.colour is not None:
+            fill = _PAPER if is_untinted(entry.colour) else tuple(int(value) for value in entry.colour)
+            draw.rectangle((left, top, left + text_height, top + text_height), fill=fill, outline=_FAINT)
         draw.text((left + text_height + gap, middle), text, _INK, font, anchor="lm")
         draw.text((right, middle), entry.number, _FAINT, plain, anchor="rm")
     return canvas
@@ -193,7 +194,10 @@ def contact_sheet(
         for column, picture in enumerate([photo, *each]):
             sheet.paste(picture, (gap + column * (width + gap), top + band))
         top += band + photo.height + gap
-    entries = _legend_of(list(chain(*tinted)), list(chain(*maps)), names, colours)
+    entries = _legend_of(tinted, maps, names, colours)
+    room = sheet.height // 24 - 1
+    if len(entries) > room:
+        entries[room - 1 :] = [_Entry(None, (f"and {len(entries) - room + 1} more", None))]
     return _beside(sheet, entries, text_height=15)
 
 
@@ -208,19 +212,19 @@ def _write_caption(
 
 
 def _legend_of(
-    pictures: Sequence[Image.Image],
-    label_maps: Sequence[NDArray[Any]],
+    tinted: Sequence[Sequence[Image.Image]],
+    maps: Sequence[Sequence[NDArray[Any]]],
     names: Mapping[int, str],
     colours: NDArray[np.uint8],
 ) -> list[_Entry]:
-    """The classes that occur in some tinted maps, as they are seen there, largest first; then what has no class."""
-    if not label_maps:
-        return []
-    ids = np.concatenate([np.minimum(each.ravel(), len(colours)) for each in label_maps])
-    present = [k for k, _ in class_shares(ids, len(colours))]
-    seen, written = tints(pictures, label_maps, colours), letterings(names)
-    entries = [_Entry(seen[k], written[k]) for k in present]
-    return entries + ([_Entry(seen[-1], ("not labelled", None))] if (ids == len(colours)).any() else [])
+    """The classes of the first maps of all rows, largest first, then those that only the next ones hold, as seen."""
+    seen = tints(list(chain(*tinted)), list(chain(*maps)), colours)
+    written = letterings(names) | {len(colours): ("not labelled", None)}
+    present: dict[int, None] = {}
+    for column in zip(*maps, strict=True):
+        ids = np.concatenate([np.minimum(each.ravel(), len(colours)) for each in column])
+        present |= dict.fromkeys(k for k, _ in class_shares(ids, len(seen)))
+    return [_Entry(seen[k], written[k]) for k in present]
 
 
 def _fitted(photo: Image.Image, side: int) -> Image.Image:

@@ -315,6 +315,17 @@ def test_the_legend_of_a_sheet_tells_what_is_not_labelled() -> None:
     assert swatches_of(sheet, 6 + 3 * 106)[1] == dark.getpixel((0, 0))
 
 
+def test_the_legend_of_a_sheet_is_no_longer_than_the_sheet() -> None:
+    truth, many = np.array([[3]], np.uint8), np.arange(40, dtype=np.uint8).reshape(5, 8)
+    row = SheetRow("a", "", Image.new("RGB", (100, 100), (90, 90, 90)), [truth, many])
+    titles, names = ["photo", "truth", "prediction"], {k: f"class {k}" for k in range(40)}
+    sheet = contact_sheet([row], titles, names, palette(40), 100)
+    assert sheet.height == 26 + 26 + 100 + 6
+    swatches = swatches_of(np.asarray(sheet), 6 + 3 * 106)
+    assert len(swatches) == 4  # and a line that says how many more there are
+    assert swatches[0] == max([(int(n), c) for n, c in sheet.crop((112, 52, 212, 152)).getcolors() or []])[1]  # truth
+
+
 def test_a_sheet_leaves_a_background_untinted() -> None:
     sheet = sheet_of((100, 100), names=("wall", "background"))
     assert (sheet == 90).all(axis=-1).sum() == 3 * 100 * 100

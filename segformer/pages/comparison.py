@@ -20,10 +20,14 @@ from segformer.pages.record import RunRecord, headline, numbers_of, score_text
 from segformer.pages.report import FILTER, drawn_charts, facts_list, nothing
 
 MOST_RUNS = 6  # as many lines as can be told apart
-_UNSAID = "not recorded"
+_UNSAID, _UNUSED = "not recorded", "not used"
 _ITS_OWN = ("output_dir",)  # settings that differ between any two runs
 _SCORING = ("dataset", "eval_resolution", "eval_scales", "eval_flip", "reduce_labels", "ignore_index")
 _HELD_OUT = ("split", "test_size", "seed")  # these choose the rows that are held out of the training's
+_EVALUATING = {  # the settings that a run which trains nothing makes use of
+    *("recipe", "split", "eval_split", "checkpoint", "image_size", "num_labels", "label_names", "binary_masks"),
+    *("per_device_eval_batch_size", "amp", "compile", "device", "deterministic", "eval_only", *_SCORING),
+}
 
 
 def load_runs(folders: Sequence[Path]) -> dict[str, RunRecord]:
@@ -161,8 +165,12 @@ def _settings(runs: Mapping[str, RunRecord]) -> Html:
     settings = [record.about.settings for record in runs.values()]
     rows = []
     for name in dict.fromkeys(name for each in settings for name in each if name not in _ITS_OWN):
-        values = [each.get(name, _UNSAID) for each in settings]
-        if any(value != values[0] for value in values):
+        values = [
+            _UNUSED if record.is_evaluation and name not in _EVALUATING else record.about.settings.get(name, _UNSAID)
+            for record in runs.values()
+        ]
+        used = [value for value in values if value != _UNUSED]
+        if any(value != used[0] for value in used):
             texts = [NO_NUMBER if value is None else str(value) for value in values]
             rows.append(_ROW.fill(head=name, cells=joined(_CELL.fill(text=text) for text in texts)))
     if not rows:
@@ -196,7 +204,7 @@ def _classes(runs: Mapping[str, RunRecord]) -> Html:
     """The classes that occur, those that gained most in the second run first."""
     (first, reference), *others = runs.items()
     before, after = _scores_by_class(reference), [_scores_by_class(record) for _, record in others]
-    changes = {each: [scores.get(each, math.nan) - iou for scores in after] for each, iou in before.items()}
+    changes = {each: [round(scores.get(each, math.nan) - iou, 3) for scores in after] for each, iou in before.items()}
     changes = {each: told for each, told in changes.items() if any(map(math.isfinite, told))}
     if not changes:
         return nothing(f"No class was scored both in {first} and in another run.")

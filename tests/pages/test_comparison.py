@@ -131,6 +131,12 @@ def test_classes_that_gained_come_before_those_that_lost(page: Markup) -> None:
     assert page.one("ul", class_="tally").text.strip() == "second: 2 gained, 2 lost against first"
 
 
+def test_a_change_too_small_to_be_shown_is_none(tmp_path: Path) -> None:
+    page = compared(run(tmp_path / "a", ious=IOUS), run(tmp_path / "b", ious=[0.8996, *IOUS[1:]]))
+    assert page.one("ul", class_="tally").text.strip() == "b: 0 gained, 0 lost against a"
+    assert page.all("td", class_="lost") == []
+
+
 def test_a_class_that_one_of_three_runs_did_not_score_comes_last(tmp_path: Path) -> None:
     page = compared(run(tmp_path / "a", ious=IOUS), run(tmp_path / "b", ious=OTHER), run(tmp_path / "c", ious=IOUS))
     assert rows(page, "changes")[-1].text.split() == ["street", "lamp", "0.500", DASH, "0.000"]
@@ -185,6 +191,17 @@ def test_an_evaluation_is_compared_by_its_scores_and_has_no_line(tmp_path: Path)
     assert {curve["name"] for lines in curves(page).values() for curve in lines} == {"a"}
     assert rows(page, "runs")[1].text.split()[:3] == ["b", "0.600", "0.000"]
     assert page.all("p", class_="warning") == []  # scored on the rows that the other was evaluated on
+
+
+def test_settings_that_an_evaluation_makes_no_use_of_are_no_difference(tmp_path: Path) -> None:
+    trained = [run(tmp_path / name, learning_rate=rate, amp="off") for name, rate in (("a", 1), ("b", 2))]
+    scored = run(tmp_path / "c", eval_only=True, learning_rate=3, weight_decay=4, amp="bf16")
+    told = [row.text.split() for row in rows(compared(*trained, scored), "differing")]
+    assert told == [
+        ["amp", "off", "off", "bf16"],
+        ["learning_rate", "1", "2", "not", "used"],
+        ["eval_only", "not", "recorded", "not", "recorded", "True"],
+    ]
 
 
 def test_two_evaluations_have_no_curves_at_all(tmp_path: Path) -> None:
