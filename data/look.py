@@ -28,9 +28,9 @@ from data.decoding import StoredMap, decode_pair
 from data.labels import SCENE_PARSE_LABELS, LabelRule, code_of
 from data.sceneparse import SceneParse150, train_test_split
 from data.splits import NoSplitError
-from data.survey import KINDS, Findings, Survey, compare_splits, judge_classes
+from data.survey import KINDS, Fault, Findings, Survey, compare_splits, judge_classes
 from data.understanding import FIRST_ROWS, Flags, Understanding, understand
-from segformer.console import FlagParser, speak_plainly
+from segformer.console import FlagParser, one_line, speak_plainly
 from segformer.files import write_atomically
 from segformer.pages.look_page import STRAY, Example, LookedAt, Problem, SplitShares, render_look, share_text
 from segformer.photos import decode_photo
@@ -174,17 +174,23 @@ def table_of(looked: Looked) -> str:
 def _problem_lines(looked: Looked) -> list[str]:
     lines = []
     for finding in looked.findings.ordered():
-        rows = f": {finding.count:,} row{'s' if finding.count > 1 else ''}" if finding.count else ""
+        rows = f": {finding.counted}" if finding.count else ""
         weight = "stops training" if finding.stops else "worth a look"
-        lines += ["", f"{KINDS[finding.kind].title}{rows} ({weight})", *(f"  {text}" for text in finding.said)]
-        lines += ["  " + _said_of(fault.where, fault.said) for fault in finding.faults[:_MOST_TOLD]]
+        said = (f"  {one_line(text)}" for text in finding.said)
+        lines += ["", f"{KINDS[finding.kind].title}{rows} ({weight})", *said]
+        told = (short(looked, fault) for fault in finding.faults[:_MOST_TOLD])
+        lines += [f"  {said}" if where in said else f"  {where}: {said}" for where, said in told]
         if finding.count > _MOST_TOLD:
             lines.append(f"  ... {finding.count - _MOST_TOLD:,} more")
     return lines or ["", "nothing looks wrong"]
 
 
-def _said_of(where: str, said: str) -> str:
-    return said if where in said else f"{where}: {said}"
+def short(looked: Looked, fault: Fault) -> tuple[str, str]:
+    """Where a row at fault lies and what is wrong, without the folder of the data, which is told once."""
+    folder = f"{looked.surveys[0].dataset.source.rstrip('/')}/"
+    told = (text if folder == "./" else text.replace(folder, "") for text in (fault.where, fault.said))
+    where, said = map(one_line, told)
+    return where, said
 
 
 def sizes_of(survey: Survey) -> str:
@@ -203,7 +209,7 @@ def sizes_of(survey: Survey) -> str:
 
 def names_of(looked: Looked) -> dict[int, str]:
     """The classes to tell: those with a name, and of values that stand for themselves those that occur."""
-    rule, names = looked.labels.rule, {k: name.strip() for k, name in looked.labels.id2label.items()}
+    rule, names = looked.labels.rule, {k: one_line(name) for k, name in looked.labels.id2label.items()}
     ignored = {rule.class_of(value) for value in rule.ignored}
     if rule.num_labels < IGNORE_INDEX:
         return {k: name for k, name in names.items() if k not in ignored}
@@ -252,8 +258,9 @@ def problems_of(looked: Looked) -> list[Problem]:
         kind, faults = KINDS[finding.kind], finding.faults
         shown = [fault for fault in faults if finding.kind != "row"][:_SHOWN_AT_FAULT]
         examples = [example(by_split[fault.split], fault.row, fault.split) for fault in shown]
-        rows = [(fault.where, fault.said) for fault in faults]
-        problems.append(Problem(*kind, finding.said, finding.count, rows, examples))
+        rows = [short(looked, fault) for fault in faults]
+        count = finding.counted + (f", the first {len(rows)}" if len(rows) < finding.count else "")
+        problems.append(Problem(kind.title, kind.advice, kind.stops, finding.said, count, rows, examples))
     return problems
 
 
@@ -315,15 +322,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[TrainConfig
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("dataset", metavar="DATASET", help=_FIELDS["dataset"].metadata["help"])
-    page = parser.add_mutually_exclusive_group()
-    page.add_argument("--html", metavar="FILE", help="the page to write (default: look.html)")
-    page.add_argument("--no-html", action="store_const", const=None, dest="html", help="write no page")
+    pages = parser.add_mutually_exclusive_group()
+    pages.add_argument("--html", metavar="FILE", help="the page to write (default: look.html)")
+    pages.add_argument("--no-html", action="store_const", const=None, dest="html", help="write no page")
     parser.add_argument("--recipe", choices=tuple(RECIPES), help="the settings to start from, as in train.py")
     add_flags(parser, TrainConfig, _other_flags(), configure("own"), {first: GROUPS[first] for first in _GROUPS})
     given = vars(parser.parse_args(arguments))
     html = given.pop("html", "look.html")
+    page = None if html is None else Path(html)
+    if page is not None and (page.is_dir() or not page.parent.is_dir()):  # better now than after all rows
+        parser.error(f"--html {page} cannot be written; name a file in a folder that is there")
     try:
-        return settle(given), None if html is None else Path(html)
+        return settle(given), page
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

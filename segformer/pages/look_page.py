@@ -26,7 +26,7 @@ from segformer.pages.record import percent_text
 from segformer.pictures import class_shares, palette
 
 NO_CLASS, STRAY = 255, 254  # in the label maps of examples: ignored, and a value that no class has
-_STRAY_COLOUR = (255, 0, 255)
+_STRAY_COLOUR = (255, 255, 255)
 _MOST_KEYS = 5  # classes named under a picture
 _WIDTH = 400  # of a picture
 
@@ -46,13 +46,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of fault: ``rows`` are (where, what is wrong) of the first of ``count``; ``said`` is of none of them."""
+    """One kind of fault: ``rows`` are (where, what is wrong), ``count`` how many there are; ``said`` is of no row."""
 
     title: str
     advice: str
     stops: bool
     said: Sequence[str] = ()
-    count: int = 0
+    count: str = ""
     rows: Sequence[tuple[str, str]] = ()
     examples: Sequence[Example] = ()
 
@@ -129,8 +129,6 @@ def _problem(problem: Problem, painter: _Painter) -> Html:
         _ROW_AT_FAULT.fill(where=Html("") if where in said else _WHERE.fill(text=where), said=said)
         for where, said in problem.rows
     ]
-    first = f", the first {len(rows)}" if len(rows) < problem.count else ""
-    count = f"{problem.count:,} row{'s' if problem.count > 1 else ''}{first}"
     opened = Html(" open" if len(rows) <= _FEW else "")
     return _PROBLEM.fill(
         kind=Html(" stops" if problem.stops else ""),
@@ -138,7 +136,7 @@ def _problem(problem: Problem, painter: _Painter) -> Html:
         weight="stops training" if problem.stops else "worth a look",
         advice=problem.advice,
         said=joined(_SAID.fill(text=text) for text in problem.said),
-        rows=_ROWS.fill(opened=opened, count=count, rows=joined(rows)) if rows else Html(""),
+        rows=_ROWS.fill(opened=opened, count=problem.count, rows=joined(rows)) if rows else Html(""),
         pictures=_CARDS.fill(pictures=joined(map(painter.figure, problem.examples))) if problem.examples else Html(""),
     )
 

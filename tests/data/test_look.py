@@ -376,6 +376,19 @@ def test_the_exit_status_tells_whether_training_would_stop(dataset: Path, capsys
     assert f"{forms.name(4)}.png holds 9" in told
 
 
+def test_a_page_that_cannot_be_written_is_told_before_rows_are_read(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        look.main([str(tmp_path / "nothing"), "--html", str(tmp_path / "no folder" / "look.html")])
+
+
+def test_a_name_with_a_line_break_stays_in_its_line(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in files_of(dataset, 3):
+        resized(20, 15)(path)
+        path.rename(path.with_name("a\nb.png"))
+    look.main([str(dataset), "--no-html"])
+    assert "  images/training/a\\nb.png: 20 x 15 pixels" in capsys.readouterr().out.splitlines()
+
+
 def test_what_cannot_be_opened_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert look.main([str(tmp_path / "nothing"), "--no-html"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
