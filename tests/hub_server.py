@@ -18,6 +18,14 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 Files = dict[str, bytes]
 
+# What a program does first whose client is to try as often as it does, but not to wait as long for the next time.
+IMPATIENT = """
+import time
+from huggingface_hub import constants
+constants.HF_HUB_DOWNLOAD_TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT = 0.5
+time.sleep = lambda seconds, sleep=time.sleep: sleep(seconds / 50)
+"""
+
 
 @lru_cache
 def _digest(content: bytes) -> str:

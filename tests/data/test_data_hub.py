@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import Files, HubServer, Repository
+from hub_server import IMPATIENT, Files, HubServer, Repository
 from PIL import Image
+from programs import ROOT
 
 from data.sources.shards import write_shard
 
-ROOT = Path(__file__).parents[2]
 SHARD = "scene_parsing/train/0000.parquet"
 HOME = "datasets/zhoubolei/scene_parse_150"
 
@@ -49,24 +48,22 @@ class Home:
         self.folder = folder
         self.hub = hub
 
-    def start(self, source: str, split: str, **variables: str) -> dict[str, Any]:
+    def start(self, source: str, split: str, first: str = "", **variables: str) -> dict[str, Any]:
         """What a program finds that opens the dataset; the log and counts of the Hub begin anew."""
         self.hub.log.clear()
         self.hub.sent_bytes.clear()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
-        places = {"HF_HOME": str(self.folder), "HF_ENDPOINT": self.hub.url, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [sys.executable, "-c", START, source, split],
-            env=kept | places | {"NO_PROXY": "127.0.0.1,localhost"} | variables,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        environment = self.environment() | variables
+        done = programs.run("-c", first + START, source, split, environment=environment, folder=self.folder)
         assert done.returncode == 0, done.stderr
         answer = json.loads(done.stdout.splitlines()[-1])
         print(answer, done.stderr)  # shown where a test fails
         return answer | {"stderr": done.stderr}
+
+    def environment(self) -> dict[str, str]:
+        """That of a program which is to meet this cache and this Hub and no others."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
+        places = {"HF_HOME": str(self.folder), "HF_ENDPOINT": self.hub.url, "PYTHONPATH": str(ROOT)}
+        return kept | places | {"NO_PROXY": "127.0.0.1,localhost"}
 
     def asked(self, word: str) -> list[str]:
         return [line for line in self.hub.log if word in line]
@@ -109,10 +106,8 @@ def _written(rows: Iterator[dict[str, Any]]) -> bytes:
 
 @pytest.fixture(scope="module")
 def large_shard() -> bytes:
-    """30 row groups of 100 rows, 300 MB: what a train shard weighs, at the Hub's 100 kB a row."""
-    content = shard(range(3000), padding=100_000)
-    assert len(content) > 300e6
-    return content
+    """30 row groups of 100 rows, 30 MB: a tenth of what a train shard weighs."""
+    return shard(range(3000), padding=10_000)
 
 
 def serve(hub: HubServer, files: Files, name: str = HOME, revision: str = "refs/convert/parquet", **more: Any) -> None:
@@ -185,9 +180,8 @@ def test_the_data_of_a_new_commit_replaces_that_of_the_old_one(hub: HubServer, h
 
 def test_two_starts_at_once_fetch_once(hub: HubServer, home: Home) -> None:
     serve(hub, {SHARD: shard(range(500), padding=20_000)})
-    command = [sys.executable, "-c", START, "scene_parse_150", "train[:5]"]
-    places = {"HF_HOME": str(home.folder), "HF_ENDPOINT": hub.url, "PYTHONPATH": str(ROOT)}
-    running = [subprocess.Popen(command, env=os.environ | places, stdout=subprocess.PIPE) for _ in range(3)]
+    words = ("-c", START, "scene_parse_150", "train[:5]")
+    running = [programs.start(*words, environment=home.environment()) for _ in range(3)]
     answers = [json.loads(process.communicate(timeout=120)[0]) for process in running]
     assert [answer["numbers"] for answer in answers] == [list(range(5))] * 3
     assert sum(hub.sent_bytes.values()) < 1.5 * 100 * 20_200
@@ -304,7 +298,6 @@ def test_a_web_page_in_place_of_data_is_not_taken_for_data(hub: HubServer, home:
     assert home.start("scene_parse_150", "train[:2]")["numbers"] == [0, 1]
 
 
-@pytest.mark.slow  # the client tries again for half a minute
 @pytest.mark.parametrize("split", ["train[:2]", "train"])
 @pytest.mark.parametrize("trouble", ["cut", "stall", "hang up", "500"])
 def test_a_hub_in_trouble_is_named_and_leaves_nothing_behind(
@@ -314,7 +307,7 @@ def test_a_hub_in_trouble_is_named_and_leaves_nothing_behind(
     hub.cuts = [100] * 50 if trouble == "cut" else []
     hub.stalls = 50 if trouble == "stall" else 0
     hub.refusals = {"hang up": {"parquet": 0}, "500": {"parquet": 500}}.get(trouble, {})
-    answer = home.start("scene_parse_150", split, HF_HUB_DOWNLOAD_TIMEOUT="1", HF_HUB_ETAG_TIMEOUT="1")
+    answer = home.start("scene_parse_150", split, IMPATIENT)
     hub.cuts, hub.stalls, hub.refusals = [], 0, {}
     assert answer["error"] in ("HubError", "OSError", "ValueError"), answer
     assert "zhoubolei/scene_parse_150" in answer["message"]
@@ -393,10 +386,10 @@ def test_a_listing_that_points_outside_the_cache_is_refused(hub: HubServer, home
 
 
 @pytest.mark.slow
-def test_the_first_sample_of_a_slice_is_there_within_two_seconds(
-    hub: HubServer, home: Home, large_shard: bytes
-) -> None:
-    serve(hub, {SHARD: large_shard})
+def test_the_first_sample_of_a_slice_is_there_within_two_seconds(hub: HubServer, home: Home) -> None:
+    content = shard(range(3000), padding=100_000)
+    assert len(content) > 300e6  # what a train shard weighs, at the Hub's 100 kB a row
+    serve(hub, {SHARD: content})
     started = time.perf_counter()
     answer = home.start("scene_parse_150", "train[:50]")
     assert answer["seconds"] < 2, time.perf_counter() - started

@@ -7,14 +7,13 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
+import programs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -289,8 +288,7 @@ def test_the_hub_source_reads_the_parquet_revision_from_the_cache(tmp_path: Path
     (repository / "refs/refs/convert/parquet").write_text(commit)
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
     variables |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-c", HUB_SCRIPT]
-    done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = programs.run("-c", HUB_SCRIPT, environment=variables, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["ADE_00000001 ADE_00000002"] * 2
 

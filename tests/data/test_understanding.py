@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -461,8 +460,8 @@ except Exception as error:
 def start(hub: HubServer, home: Path, *arguments: str, **variables: str) -> list[Any]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
     kept |= {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
-    command = [sys.executable, "-c", SIDEWALK, *arguments]
-    done = subprocess.run(command, env=kept | variables, capture_output=True, text=True, timeout=120, check=True)
+    done = programs.run("-c", SIDEWALK, *arguments, environment=kept | variables)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 

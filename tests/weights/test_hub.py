@@ -12,7 +12,7 @@ import programs
 import pytest
 import safetensors.torch
 import torch
-from hub_server import Files, HubServer, Repository
+from hub_server import IMPATIENT, Files, HubServer, Repository
 from programs import DEVNULL, PIPE, ROOT
 
 from segformer import Segformer, SegformerConfig
@@ -47,12 +47,12 @@ for line in sys.stdin:
 class Client:
     """Loads models in another process and tells the mark that their weights carry, or the error."""
 
-    def __init__(self, home: Path, **environment: str) -> None:
+    def __init__(self, home: Path, first: str = "", **environment: str) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING_FACE_"))}
         home.mkdir(exist_ok=True)
         places = {"HF_HOME": str(home), "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
         self._process = programs.start(
-            *("-c", CLIENT), environment=kept | places | environment, folder=home, stdin=PIPE, stderr=DEVNULL
+            *("-c", first + CLIENT), environment=kept | places | environment, folder=home, stdin=PIPE, stderr=DEVNULL
         )
 
     def load(self, source: str, **arguments: Any) -> dict[str, Any]:
@@ -236,8 +236,7 @@ def test_an_encoder_without_its_pinned_conversion_still_gives_its_pickle(hub: Hu
 @pytest.mark.parametrize("trouble", ["page", "cut", "stall", "hang up", "500"])
 def test_a_hub_in_trouble_is_named_and_leaves_nothing_behind(trouble: str, hub: HubServer, tmp_path: Path) -> None:
     hub.repositories["org/trouble"] = Repository({"main": config() | as_safetensors(1)})
-    impatient = {"HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_HUB_ETAG_TIMEOUT": "1"}
-    client = Client(tmp_path / "home", HF_ENDPOINT=hub.url, **impatient)
+    client = Client(tmp_path / "home", IMPATIENT, HF_ENDPOINT=hub.url)
     try:
         hub.page = b"<html>Log in to this network</html>" if trouble == "page" else None
         hub.cuts = [100] * 50 if trouble == "cut" else []
