@@ -147,7 +147,7 @@ def infer(options: argparse.Namespace) -> list[str]:
     turn = nullcontext() if segmenter.device.type == "cpu" else Semaphore(2)  # one prepares while the other computes
     worker = Worker(segmenter, names, folder, options.opacity, options.masks, options.scores, turn, origin)
     labels = list(segmenter.model.config.id2label.values())
-    page = PhotoPage(labels, palette(len(labels)), len(photos)) if options.html else None
+    page = PhotoPage(labels, palette(len(labels), labels), len(photos)) if options.html else None
     judged = Judgement(labels)
     results: dict[str, dict[str, Any]] = {}
     failures: list[str] = []

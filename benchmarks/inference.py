@@ -30,7 +30,7 @@ from benchmarks import measure, peers
 from data import SceneParse150
 from segformer import predictions
 from segformer.photos import open_photo
-from segformer.pictures import class_shares, label_map_picture, overlay, palette, with_legend
+from segformer.pictures import class_shares, label_map_picture, overlay, palette, tints, with_legend
 
 _COLUMNS = ["photos", "ms", "peer_ms", "ratio", "images_per_second", "peer_images_per_second", "pixel_agreement"]
 _LARGE_COLUMNS = ["width", "height", "window", "seconds", "peak_memory_mib"]
@@ -75,7 +75,8 @@ def pipeline_loop(photos: Path, checkpoint: str, output: Path) -> None:
             label_map[np.asarray(segmented["mask"]) == 255] = ids[segmented["label"]]
         shares = class_shares(label_map, len(names))
         pictures = {"labels": f"{path.stem}_labels.png", "overlay": f"{path.stem}_overlay.png"}
-        tinted = with_legend(overlay(photo, label_map, colours), shares, names, colours)
+        tinted = overlay(photo, label_map, colours)
+        tinted = with_legend(tinted, shares, names, tints([tinted], [label_map], colours))
         for picture, name in zip((label_map_picture(label_map, colours), tinted), pictures.values(), strict=True):
             picture.save(output / name, compress_level=predictions.COMPRESS_LEVEL)
         segments = [{"label": names[k], "id": k, "share": round(share, 6)} for k, share in shares]

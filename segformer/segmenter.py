@@ -153,7 +153,8 @@ class Segmenter:
     def overlay(self, photo: Photo, opacity: float = 0.5) -> Image.Image:
         """The photo, upright, with every pixel tinted in the colour of its class; ``opacity`` from 0 to 1."""
         upright = as_photo(photo)
-        colours = pictures.palette(self.model.config.num_labels)
+        config = self.model.config
+        colours = pictures.palette(config.num_labels, config.id2label.values())
         return pictures.overlay(upright, self.label_map(upright), colours, opacity)
 
     def label_maps(self, photos: Sequence[Photo]) -> list[NDArray[Any]]:
