@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -45,6 +44,7 @@ from segformer.predictions import (
     earlier_entries,
     find_photos,
     output_names,
+    photo_key,
     remove_stale_masks,
     segment_files,
     summary,
@@ -138,7 +138,7 @@ def infer(options: argparse.Namespace) -> list[str]:
     folder: Path = options.output_dir
     check_output_dir(photos, folder)
     label_maps = find_label_maps(options.annotations, photos) if options.annotations else {}
-    earlier = {os.path.abspath(entry["file"]): entry for entry in earlier_entries(folder)}
+    earlier = {photo_key(entry["file"]): entry for entry in earlier_entries(folder)}
     names = output_names(photos, {file: entry["labels"][: -len("_labels.png")] for file, entry in earlier.items()})
     segmenter, source = load_segmenter(options)
     origin = provenance(shareable({"checkpoint": source})["checkpoint"], segmenter.model.load_report.path)
@@ -159,7 +159,7 @@ def infer(options: argparse.Namespace) -> list[str]:
                 if isinstance(done, str):
                     failures.append(done)
                     continue
-                file = os.path.abspath(done.entry["file"])
+                file = photo_key(done.entry["file"])
                 results[file] = done.entry
                 remove_stale_masks(folder, earlier.get(file, {}), done.entry)
                 tqdm.write(summary(done.name, done.entry["segments"]), file=sys.stdout)

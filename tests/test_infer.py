@@ -187,9 +187,7 @@ def test_no_two_photos_share_the_name_of_their_results(paths: list[str]) -> None
     assert len(set(names.values())) == len(paths)
 
 
-@pytest.mark.parametrize(
-    "name", ["with space.png", "사진 하나.png", "dots.in.name.png", "[brackets]*.png", "-dash.png"]
-)
+@pytest.mark.parametrize("name", ["with space.png", "사진 하나.png", "dots.in.name.png", "[brackets].png", "-dash.png"])
 def test_a_photo_may_have_any_name(name: str, run: Run, photos: Path) -> None:
     random_photo().save(photos / name)
     failures, output = run(photos / name)
