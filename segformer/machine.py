@@ -36,14 +36,14 @@ def _address(function: ctypes._NamedFuncPointer) -> int | None:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory that this process has held so far, on a GPU there, else in RAM; NaN where Windows counts it."""
+    """The most memory that this process has held so far, on a GPU there, else in RAM; NaN where nothing counts it."""
     if device.type == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 2**20
-    if platform.system() == "Windows":
+    try:
+        import resource
+    except ImportError:  # Windows has none
         return math.nan
-    import resource  # Windows has none
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if platform.system() == "Darwin" else 2**10)

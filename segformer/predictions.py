@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ COMPRESS_LEVEL = 1
 _PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 _VIDEO_ENDINGS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
 _MOST_NAME_BYTES = 235  # what most file systems allow, less the longest ending and a number
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # in names on Windows, also on its disks in other systems
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(?= *(\.|$))", re.IGNORECASE)
 _MOST_WORKERS = 8
 
 
@@ -82,8 +84,8 @@ def _is_photo(path: Path) -> bool:
 def output_names(photos: Sequence[Path], earlier: Mapping[str, str] | None = None) -> dict[Path, str]:
     """A name for the results of each photo: its own without the ending, numbered where two photos share one.
 
-    ``earlier`` are the names that photos, by their absolute paths, had in earlier runs: they keep them, and nobody else
-    gets them. Names too long for the endings of the results are cut.
+    ``earlier`` are the names that photos, by ``photo_key``, had in earlier runs: they keep them, and nobody else gets
+    them. Names too long for the endings of the results are cut, and what Windows forbids in names becomes ``_``.
     """
     earlier = earlier or {}
     bases = {photo: _base_name(photo) for photo in photos}
@@ -92,7 +94,7 @@ def output_names(photos: Sequence[Path], earlier: Mapping[str, str] | None = Non
     names: dict[Path, str] = {}
     taken = set(sharing) | reserved
     for photo, base in bases.items():
-        if (name := earlier.get(os.path.abspath(_shown_path(photo)))) is None:
+        if (name := earlier.get(photo_key(shown_path(photo)))) is None:
             name, number = base, 1
             contested = sharing[_name_key(base)] > 1 or _name_key(base) in reserved
             while contested and _name_key(name) in taken:
@@ -103,7 +105,10 @@ def output_names(photos: Sequence[Path], earlier: Mapping[str, str] | None = Non
 
 
 def _base_name(photo: Path) -> str:
-    return os.fsencode(photo.stem).decode("utf-8", "replace").encode()[:_MOST_NAME_BYTES].decode("utf-8", "ignore")
+    name = _FORBIDDEN.sub("_", os.fsencode(photo.stem).decode("utf-8", "replace"))
+    if device := _DEVICE.match(name):
+        name = f"{device[0]}_{name[device.end() :]}"
+    return name.encode()[:_MOST_NAME_BYTES].decode("utf-8", "ignore")
 
 
 def _name_key(name: str) -> str:
@@ -111,9 +116,14 @@ def _name_key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _shown_path(path: Path) -> str:
-    """A path as text that any file can hold; bytes that are no UTF-8 are written out."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def shown_path(path: PurePath) -> str:
+    """A path as text that any file can hold and any system reads; bytes that are no UTF-8 are written out."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def photo_key(file: str) -> str:
+    """What tells a photo, by its ``file`` in ``segments.json``, from others."""
+    return os.path.normcase(os.path.abspath(file))
 
 
 def check_output_dir(photos: Sequence[Path], folder: Path) -> None:
@@ -224,7 +234,7 @@ class Worker:
                 self._save(Image.fromarray(np.where(label_map == k, 255, 0).astype(np.uint8)), segment["mask"])
             segments.append(segment)
         size = {"width": photo.width, "height": photo.height}
-        entry = {"file": _shown_path(path), **size, **pictures, "segments": segments, "provenance": self.provenance}
+        entry = {"file": shown_path(path), **size, **pictures, "segments": segments, "provenance": self.provenance}
         return Segmented(path, name, photo, prediction, entry)
 
     def _save(self, picture: Image.Image, name: str) -> None:

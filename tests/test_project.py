@@ -146,7 +146,7 @@ def _inside(owner: object, name: str) -> object:
 def test_flags_on_the_page_exist(page: Path) -> None:
     known = {"--" + name.replace("_", "-") for name in train.TrainConfig.__dataclass_fields__}
     known |= {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--no-reduce-labels", "--config"}
-    known |= set(re.findall(r"add\(\"(--[a-z-]+)", (ROOT / "infer.py").read_text(encoding="utf-8")))
+    known |= set(re.findall(r"add\(\"(--[a-z-]+)", (ROOT / "segformer/command.py").read_text(encoding="utf-8")))
     known |= set(
         re.findall(r"add_argument\(\s*\"(--[a-z-]+)", (ROOT / "benchmarks/throughput.py").read_text(encoding="utf-8"))
     )

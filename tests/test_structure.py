@@ -24,10 +24,11 @@ MAY_IMPORT = {
     "data.augmentation": {"data", "data.augmentation"},
     "data.toy": {"data.toy"},
 }
-# The doors in the figure: from_pretrained, save_pretrained and push_to_hub.
+# The doors in the figure: from_pretrained, save_pretrained and push_to_hub; and the command, which makes pages.
 DOORS = {
     "segformer.model": {"segformer.weights.pretrained", "segformer.weights.publish"},
     "segformer.processor": {"segformer.weights.hub"},
+    "segformer.command": {"segformer.pages.photo_page", "segformer.weights.publish"},
 }
 # Commands, which join the two packages as train.py and infer.py do.
 COMMANDS = {"data.look"}

@@ -42,7 +42,7 @@ def make_once(path: Path, make: Callable[[Path], None], needed_bytes: int = 0) -
             raise _full(path, needed_bytes)
         try:
             make(unfinished)
-            with unfinished.open("rb") as file:
+            with unfinished.open("rb+") as file:  # Windows flushes only what is open for writing
                 os.fsync(file.fileno())
             unfinished.replace(path)
         except OSError as error:

@@ -10,6 +10,7 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def prepare(
     copy = cache_folder() / "prepared" / place / f"{stamp}{key and '-' + key}{_ENDING}"
     for stale in copy.parent.glob(f"*{_ENDING}*"):
         if not re.match(rf"{stamp}[-.]", stale.name):
-            stale.unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows deletes nothing that a program has open
+                stale.unlink(missing_ok=True)
 
     def make(path: Path) -> None:
         write_rows(path, tqdm(parts, f"preparing {shard.name}", num_parts, leave=False, disable=None))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segformer.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, is_plain
+from segformer.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, flush, is_plain
 
 STATE_NAME = "training_state.pt"
 SUMS_NAME = "SHA256SUMS"
@@ -54,7 +53,7 @@ def save_checkpoint(
         torch.save(training_state, unfinished / STATE_NAME)
         _write_sums(unfinished)
         for path in [*unfinished.iterdir(), unfinished]:
-            _flush(path)
+            flush(path)
     except Exception as error:  # a full disk looks different in every library
         shutil.rmtree(unfinished, ignore_errors=True)
         needed, free = _tensor_bytes(training_state) * 1.5, shutil.disk_usage(output_dir).free  # AdamW: two per weight
@@ -67,7 +66,7 @@ def save_checkpoint(
     if final.exists():  # a resumed run writes the same step again
         final.rename(replaced)
     unfinished.rename(final)
-    _flush(output_dir)
+    flush(output_dir)
     shutil.rmtree(replaced, ignore_errors=True)
     return final
 
@@ -151,11 +150,11 @@ def copy_checkpoint(checkpoint: Path, output_dir: Path, step: int) -> None:
     final = output_dir / f"checkpoint-{step}"
     unfinished = output_dir / f"{_UNFINISHED}{final.name}"
     shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(checkpoint, unfinished)
+    shutil.copytree(checkpoint, unfinished, copy_function=shutil.copyfile)  # their content, not that none may write
     for path in [*unfinished.iterdir(), unfinished]:
-        _flush(path)
+        flush(path)
     unfinished.rename(final)
-    _flush(output_dir)
+    flush(output_dir)
 
 
 def set_aside_later(output_dir: Path, step: int) -> None:
@@ -184,8 +183,11 @@ def _remove(checkpoint: Path) -> None:
     """Delete a checkpoint, under another name first: half of one must never look like a whole one."""
     removed = checkpoint.with_name(_REMOVED + checkpoint.name)
     shutil.rmtree(removed, ignore_errors=True)
-    checkpoint.rename(removed)
-    shutil.rmtree(removed)
+    try:
+        checkpoint.rename(removed)
+        shutil.rmtree(removed)
+    except PermissionError as error:  # Windows deletes nothing that a program has open
+        logger.warning("%s stays, for it cannot be deleted: %s", checkpoint, error)
 
 
 def read_training_state(folder: Path) -> dict[str, Any]:
@@ -221,18 +223,9 @@ def _tensors(state: Any) -> Iterator[torch.Tensor]:
 
 def _write_sums(folder: Path) -> None:
     lines = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
-    (folder / SUMS_NAME).write_text("".join(lines), encoding="utf-8")
+    (folder / SUMS_NAME).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Ask the disk to keep what was written to a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import shutil
+import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from segformer.training.history import LOG_NAME
 
@@ -77,12 +79,12 @@ class RunLock:
         self._path = folder / _LOCK_NAME
         self._file = self._path.open("a")
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            if error.errno in (errno.EACCES, errno.EAGAIN):
+            _lock(self._file)
+        except (OSError, ImportError) as error:
+            if getattr(error, "errno", None) in (errno.EACCES, errno.EAGAIN):
+                self._file.close()
                 raise ValueError(f"another run is writing to {folder}; wait for it, or name another folder") from error
-            # A file system without locks: nothing can be known there, and nothing is refused.
+            # A file system or a machine without locks: nothing can be known there, and nothing is refused.
             logger.warning("%s cannot be locked (%s); see that no other run writes there", folder, error)
         if not (
             self._path.exists() and os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
@@ -98,6 +100,28 @@ class RunLock:
 
     def release(self) -> None:
         """Let others write there; done twice, it does nothing."""
-        if not self._file.closed:
+        if self._file.closed:
+            return
+        if sys.platform == "win32":  # where no open file can be deleted, nor one that another run has opened by now
+            self._file.close()
+            with suppress(PermissionError):
+                self._path.unlink(missing_ok=True)
+        else:
             self._path.unlink(missing_ok=True)
             self._file.close()
+
+
+def _lock(file: IO[str]) -> None:
+    """Take the one lock on an open file, or raise OSError at once; the system ends it with the process.
+
+    ``filelock`` is passed over: where a file system has no locks, it leaves a file in place of one, which outlives a
+    process that is killed.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
