@@ -11,7 +11,6 @@ where the run is (seed, epoch, row, step), so a resumed run repeats an uninterru
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import signal
@@ -49,11 +48,10 @@ from data.batches import (
 from data.classes import IGNORE_INDEX
 from data.order import NO_ROW, Place, StepSampler
 from data.parts import Pairs, Parts, open_parts
-from data.shares import class_shares
 from data.sources.hub import HubSource
 from data.understanding import Understanding
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
-from segformer.config import variant_of
+from segformer.config import compare_classes, variant_of
 from segformer.console import speak_plainly
 from segformer.machine import keep_freed_memory, peak_memory_mib
 from segformer.metrics import class_table
@@ -85,8 +83,6 @@ from segformer.training.summary import aligned, start_summary
 from segformer.views import logits_of_views
 from segformer.weights.card import write_card
 from segformer.weights.publish import check_login, full_id, publish_run, shareable
-
-logger = logging.getLogger(__name__)
 
 __all__ = ["TrainConfig", "configure", "evaluate", "parse_arguments", "train", "train_step"]
 
@@ -150,6 +146,8 @@ def build_model(
                 f"checkpoint {source} holds variant {held or 'of another size'}, this run asks for {config.variant}; "
                 "leave out --variant, or name another --checkpoint"
             )
+        if config.eval_only:
+            compare_classes(model.load_report.classes, labels.id2label)
         if config.eval_only and started_anew:
             raise ValueError(
                 f"{source} lacks {started_anew[0]} for these {len(labels.id2label)} classes, so there is nothing to "
@@ -345,17 +343,6 @@ def predict_samples(
 # ---------------------------------------------------------------------------------------------------------- the loop
 
 
-def with_balanced_weights(config: TrainConfig, rows: Parts) -> TrainConfig:
-    """The settings with "balanced" class weights worked out from all training rows, which are counted once and kept."""
-    if config.class_weights != "balanced":
-        return config
-    pixels = class_shares(rows.train, rows.labels.rule).pixels
-    absent = [name.strip() for k, name in rows.labels.id2label.items() if not pixels[k]]
-    if absent:
-        logger.warning("weight 0 for %d classes that no training row holds: %s", len(absent), ", ".join(absent))
-    return config.balanced(pixels)
-
-
 def describe(
     config: TrainConfig, model: Segformer, processor: ImageProcessor, plan: Plan, rows: Parts
 ) -> RunDescription:
@@ -392,7 +379,7 @@ class Run:
             self.model, self.processor = build_model(config, source, rows.labels)
             self.train_samples, self.eval_samples = build_samples(config, self.processor, rows)
         self.model.config.check_image_size(*self.processor.size)
-        self.step_config = with_balanced_weights(config, rows)
+        self.step_config = config.balanced(rows.class_pixels()) if config.class_weights == "balanced" else config
         self.step_config.objective.check_classes(self.model.config.num_labels)
         self.model.to(self.device)
         self.augment = build_device_augmentation(config, self.processor)

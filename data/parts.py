@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -10,9 +11,12 @@ from torch.utils.data import Subset
 from data.decoding import OpenPhoto
 from data.labels import SCENE_PARSE_LABELS, LabelRule
 from data.sceneparse import SceneParse150, train_test_split
+from data.shares import class_shares
 from data.sources.choice import named_classes
 from data.splits import NoSplitError
 from data.understanding import Flags, Understanding, understand
+
+logger = logging.getLogger(__name__)
 
 Pairs = SceneParse150 | Subset[Any]
 
@@ -54,6 +58,14 @@ class Parts(NamedTuple):
     train: Pairs
     evaluation: Pairs
     labels: Understanding
+
+    def class_pixels(self) -> tuple[int, ...]:
+        """The pixels of every class in all rows to train on, counted once and kept; says which occur in none."""
+        pixels = class_shares(self.train, self.labels.rule).pixels
+        absent = [name.strip() for k, name in self.labels.id2label.items() if not pixels[k]]
+        if absent:
+            logger.warning("no row to train on holds %s; as a class that never occurs it weighs 0", ", ".join(absent))
+        return pixels
 
 
 def open_parts(settings: Settings, open_photo: OpenPhoto) -> Parts:

@@ -8,6 +8,7 @@ One dataclass describes every variant (B0 to B5, paper Table 6). Two entries of 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -24,6 +25,8 @@ _RATE_FIELDS = (
     "classifier_dropout_prob",
     "drop_path_rate",
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -247,3 +250,18 @@ def variant_of(config: SegformerConfig) -> str | None:
         if all(getattr(config, size) == getattr(variant(), size) for size in (*_SIZE_FIELDS, "decoder_hidden_size")):
             return name
     return None
+
+
+def compare_classes(held: Mapping[int, str], asked: Mapping[int, str]) -> None:
+    """Refuse to score a model of the same classes in another order; warn of other names, which may be other words."""
+    ours, theirs = ([names[k].strip().casefold() for k in sorted(names)] for names in (held, asked))
+    differing = [k for k, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other]
+    unnamed = any(all(name.startswith("label_") for name in names) for names in (ours, theirs))
+    if len(ours) != len(theirs) or not differing or unnamed:
+        return
+    first = (
+        f"class {differing[0]} is {ours[differing[0]]!r} to the model and {theirs[differing[0]]!r} in the label maps"
+    )
+    if sorted(ours) == sorted(theirs):
+        raise ValueError(f"{first}: the same classes in another order; name them in the model's order by --label-names")
+    logger.warning("%s; scores go by the number of a class, whatever its name", first)

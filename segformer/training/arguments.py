@@ -11,7 +11,7 @@ from typing import Any
 
 from segformer.console import FlagParser
 from segformer.training.checkpoints import STATE_NAME, newest_checkpoint, read_training_state
-from segformer.training.description import DESCRIPTION_NAME, RESULTS_NAME, read_object
+from segformer.training.description import DESCRIPTION_NAME, read_object
 from segformer.training.recipes import GROUPS, RECIPES, TrainConfig, configure
 from segformer.training.settings import add_flags
 
@@ -87,9 +87,10 @@ def settle(given: Mapping[str, Any]) -> TrainConfig:
         if recipe != "toy" or settings.get("dataset") == "toy":
             logger.info("taking --recipe %s, as none is named", recipe)
     for name in _PATHS:  # a run.json has of a path only its last folder or file
-        if file is not None and name not in settings and _seems_gone(start.get(name), name):
+        of_a_run_json = "resume_from_checkpoint" not in settings and name not in settings
+        if of_a_run_json and _seems_gone(start.get(name), name):
             flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{file} was written with {name} {start[name]!r}, which is not here; name it by {flag}")
+            raise ValueError(f"the run was made with {name} {start[name]!r}, which is not here; name it by {flag}")
     return configure(recipe, **{**start, **settings})
 
 
@@ -143,7 +144,7 @@ def _settings_recorded_with(settings: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(settings.get("checkpoint") or "")
     for place in (folder, folder.parent):
         recorded = _known(read_object(place / DESCRIPTION_NAME).get("settings", {}))
-        if recorded and (place / RESULTS_NAME).parent == place:
+        if recorded:
             wanted = _OF_LABELS if "recipe" in settings else _OF_EVALUATION  # of a recipe that is named, all else holds
             kept = {name: recorded[name] for name in wanted if name in recorded}
             if "dataset" in settings:  # other data than the run's, which has classes and a split of its own

@@ -38,6 +38,7 @@ class LoadReport:
     path: Path | None = None
     loaded: int = 0
     spelling: str = ""
+    classes: dict[int, str] = field(default_factory=dict)  # as the checkpoint's own config.json names them
 
     def __repr__(self) -> str:
         """One line for what was loaded, and one for each kind of what was not."""
@@ -179,7 +180,9 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, allow_new_classifier:
 
     recognised = checkpoint.recognised
     report = LoadReport(
-        _v4(missing), recognised.left_out, _v4(mismatched), checkpoint.path, len(fitting), recognised.spelling
+        *(_v4(missing), recognised.left_out, _v4(mismatched)),
+        *(checkpoint.path, len(fitting), recognised.spelling),
+        classes=dict(checkpoint.config.id2label) if checkpoint.config else {},
     )
     for line in report.lines():
         logger.warning("%s: %s", checkpoint.path, line)

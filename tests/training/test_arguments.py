@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from segformer.config import compare_classes
 from segformer.training.arguments import parse_arguments
 from segformer.training.checkpoints import STATE_NAME
 from segformer.training.description import RunDescription
@@ -146,6 +147,24 @@ def test_a_recipe_that_is_named_is_how_a_checkpoint_is_scored(tmp_path: Path) ->
     RunDescription(settings=settings).save(tmp_path)
     config = parse_arguments(["--recipe", "paper", "--eval-only", "--checkpoint", str(tmp_path)])
     assert (config.eval_resolution, config.num_labels, config.reduce_labels) == ("keep-ratio", 7, False)
+
+
+@pytest.mark.parametrize(("names", "refused"), [(["b", "a", "c"], True), (["a", "b", "tree"], False)])
+def test_a_model_of_the_same_classes_in_another_order_is_not_scored(
+    names: list[str], refused: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = dict(enumerate(["A ", "b", "c"]))
+    if refused:
+        with pytest.raises(ValueError, match="class 0 is 'a' to the model and 'b' in the label maps: the same classes"):
+            compare_classes(held, dict(enumerate(names)))
+    else:
+        compare_classes(held, dict(enumerate(names)))
+        assert "class 2 is 'c' to the model and 'tree' in the label maps" in caplog.text
+
+
+def test_classes_without_names_of_their_own_are_not_compared(caplog: pytest.LogCaptureFixture) -> None:
+    compare_classes({0: "LABEL_0", 1: "LABEL_1"}, {0: "sky", 1: "road"})
+    assert not caplog.text
 
 
 def test_every_setting_lies_in_a_group() -> None:
