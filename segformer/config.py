@@ -259,9 +259,11 @@ def compare_classes(held: Mapping[int, str], asked: Mapping[int, str]) -> None:
     unnamed = any(all(name.startswith("label_") for name in names) for names in (ours, theirs))
     if len(ours) != len(theirs) or not differing or unnamed:
         return
-    first = (
-        f"class {differing[0]} is {ours[differing[0]]!r} to the model and {theirs[differing[0]]!r} in the label maps"
-    )
+    k = differing[0]
+    first = f"class {k} is {ours[k]!r} to the model and {theirs[k]!r} in the label maps"
     if sorted(ours) == sorted(theirs):
-        raise ValueError(f"{first}: the same classes in another order; name them in the model's order by --label-names")
+        raise ValueError(
+            f"{first}: the same classes in another order. If a file names them in the wrong one, mend it or give "
+            "--label-names; if the label maps number them otherwise, renumber those"
+        )
     logger.warning("%s; scores go by the number of a class, whatever its name", first)
