@@ -93,10 +93,12 @@ class Program:
         return output, errors
 
     def send_signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
+        """End it at once."""
         self.send_signal(signal.SIGKILL)
 
 

@@ -9,7 +9,6 @@ import re
 import shutil
 import struct
 import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pytest
 import torch
 from PIL import Image
@@ -308,9 +308,8 @@ def test_an_opacity_out_of_range_is_refused_by_flag(opacity: str, capsys: pytest
 
 
 def command_line(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "infer.py"), *map(str, arguments)]
     variables = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=120)
+    return programs.run(REPOSITORY / "infer.py", *arguments, environment=variables, folder=folder)
 
 
 def test_the_command_writes_the_sound_photos_and_exits_with_1_for_a_broken_one(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pytest
 import torch
 
@@ -326,10 +325,6 @@ dist.destroy_process_group()
 
 
 def test_all_reduce_gives_every_rank_the_sum(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RANK_SCRIPT]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "meeting")], cwd=REPOSITORY, stdout=-1, text=True)
-        for rank in range(2)
-    ]
+    ranks = [programs.start("-c", RANK_SCRIPT, str(rank), tmp_path / "meeting") for rank in range(2)]
     outputs = [process.communicate(timeout=120)[0].strip() for process in ranks]
     assert outputs == [str([[2**41 + 1, 2], [0, 1]])] * 2

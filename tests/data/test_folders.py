@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pyarrow.parquet as pq
 import pytest
 from libraries import datasets
@@ -725,9 +726,8 @@ def test_a_disk_that_fills_up_is_one_line_with_the_size_and_is_left_empty(tmp_pa
 # The command
 
 
-def run(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "data.folders", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, **options)
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return programs.run("-m", "data.folders", *arguments)
 
 
 def test_the_command_writes_shards_says_how_many_rows_and_nothing_else(tmp_path: Path) -> None:
@@ -746,8 +746,7 @@ def test_a_terminal_sees_the_progress_of_checking_and_writing(tmp_path: Path) ->
     root = write_ade20k(tmp_path / "in")
     terminal, end = pty.openpty()
     termios.tcsetwinsize(end, (24, 100))
-    command = [sys.executable, "-m", "data.folders", str(root), str(tmp_path / "out")]
-    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=end, timeout=120, check=True)
+    assert programs.start("-m", "data.folders", root, tmp_path / "out", stderr=end).wait(120) == 0
     os.close(end)
     shown = os.read(terminal, 100_000).decode()
     os.close(terminal)
@@ -760,32 +759,28 @@ def test_the_command_ends_with_one_line_for_a_file_system_that_takes_no_more(tmp
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     root = long_names(tmp_path / "in")
-    done = run(root, tmp_path / "out", "--no-check", preexec_fn=limit)
+    command = [sys.executable, "-m", "data.folders", str(root), str(tmp_path / "out"), "--no-check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, preexec_fn=limit)
     assert done.returncode == 1
     assert re.search(r"^error: .*cannot write .*/out: File too large, and its files take 0\.\d MiB", done.stderr, re.M)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def heed_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell has its background jobs ignore
-
-
 def test_an_interrupt_is_one_line_and_leaves_no_shard(tmp_path: Path) -> None:
     root, out = write_pairs(tmp_path / "in", "a"), tmp_path / "out"
     os.mkfifo(root / "images/b.jpg")  # reading it waits for ever
     write(root / "annotations/b.png", labels(1))
-    command = [sys.executable, "-m", "data.folders", str(root), str(out), "--no-check"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while not list(out.rglob("*.unfinished")) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert files_in(out) == ["train/0000.unfinished"]
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=60)
-        finally:
-            process.kill()
+    process = programs.start("-m", "data.folders", root, out, "--no-check")
+    try:
+        deadline = time.monotonic() + 60
+        while not list(out.rglob("*.unfinished")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert files_in(out) == ["train/0000.unfinished"]
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert said.splitlines()[-1] == "interrupted; no shard was kept"
     assert "Traceback" not in said

@@ -6,13 +6,12 @@ import io
 import json
 import re
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pytest
 from PIL import Image
 
@@ -356,7 +355,7 @@ for side in (10, 110, 120, 10, 150, 10):  # pixels: below the limit, above it, b
 
 
 def test_pictures_beyond_the_limit_cause_no_warning_and_no_other_warning_to_repeat() -> None:
-    done = subprocess.run([sys.executable, "-c", WARNINGS], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = programs.run("-c", WARNINGS)
     assert [line.split(" is too large")[0] for line in done.stdout.splitlines()] == [
         f"image of side {side}" for side in (110, 120, 150)
     ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -107,15 +108,14 @@ OPEN = "import sys; from data import SceneParse150; print(len(SceneParse150(sys.
 
 def test_of_two_processes_one_prepares_and_the_other_waits(tmp_path: Path, cache: Path) -> None:
     write_shard(tmp_path / "train.parquet", rows(MANY, weight=20_000), ["room"])
-    command = [sys.executable, "-c", OPEN, str(tmp_path)]
-    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [programs.start("-c", OPEN, tmp_path) for _ in range(3)]
     assert [process.communicate(timeout=120)[0] for process in running] == [f"{MANY}\n"] * 3
     assert len(copies(cache)) == 1
 
 
 def test_a_killed_preparation_leaves_nothing_that_looks_whole(tmp_path: Path, cache: Path) -> None:
     write_shard(tmp_path / "train.parquet", rows(MANY, weight=60_000), ["room"])
-    process = subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+    process = programs.start("-c", OPEN, tmp_path)
     while not list(cache.rglob("*.unfinished")) and process.poll() is None:
         time.sleep(0.001)
     process.kill()

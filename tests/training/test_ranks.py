@@ -6,13 +6,13 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import torch
-import torch.multiprocessing
+from programs import ROOT
 from safetensors.torch import load_file
 
 from data.order import NO_ROW, StepSampler
@@ -30,7 +30,6 @@ from train import (
     train_step,
 )
 
-ROOT = Path(__file__).parents[2]
 STEPS = 20
 
 
@@ -56,18 +55,18 @@ def _losses_and_norms(config: TrainConfig, ranks: Ranks, frozen: bool) -> list[f
     return losses
 
 
-def _as_rank(rank: int, count: int, port: int, config: TrainConfig, frozen: bool, folder: Path) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
+def _as_rank(settings: dict[str, Any], frozen: bool, folder: str) -> None:
+    config = configure("guide", **settings)
     ranks, device = join_ranks(torch.device("cpu"))
     losses = _losses_and_norms(config, ranks, frozen)
     model, processor = build_model(config, config.checkpoint)
     if not ranks.is_writer:
-        model.decoder.norm.running_mean.add_(rank)  # as if this rank had seen other batches
+        model.decoder.norm.running_mean.add_(ranks.rank)  # as if this rank had seen other batches
     take_writers_buffers(model, ranks)
     results = evaluate(model.eval(), build_samples(config, processor)[1], config, device, ranks)
-    (folder / f"{rank}.json").write_text(json.dumps({"losses": losses, "mean_iou": results["eval_mean_iou"]}))
+    (Path(folder) / f"{ranks.rank}.json").write_text(
+        json.dumps({"losses": losses, "mean_iou": results["eval_mean_iou"]})
+    )
     ranks.wait()
     leave_ranks()
 
@@ -104,8 +103,17 @@ def test_two_ranks_of_one_image_train_and_score_like_one_of_two(
     model, processor = build_model(alone, alone.checkpoint)
     score = evaluate(model.eval(), build_samples(alone, processor)[1], alone, torch.device("cpu"))["eval_mean_iou"]
     expected = _losses_and_norms(alone, Ranks(), frozen)
-    shared = configure("guide", **{**settings, "per_device_train_batch_size": 1})
-    torch.multiprocessing.spawn(_as_rank, (2, _free_port(), shared, frozen, tmp_path), nprocs=2)
+    shared = [{**settings, "per_device_train_batch_size": 1}, frozen, str(tmp_path)]
+    words = ["-c", "import json, sys; from test_ranks import _as_rank; _as_rank(*json.loads(sys.argv[1]))"]
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1"}
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "tests", ROOT / "tests/training"]))}
+    running = [
+        programs.start(*words, json.dumps(shared), environment={**os.environ, **meeting, **paths, **place})
+        for place in ({"RANK": "0", "LOCAL_RANK": "0"}, {"RANK": "1", "LOCAL_RANK": "1"})
+    ]
+    for process in running:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
     for rank in range(2):
         seen = json.loads((tmp_path / f"{rank}.json").read_text())
         assert seen["losses"] == pytest.approx(expected, rel=1e-4)
@@ -134,11 +142,10 @@ def test_without_short_steps_no_rank_is_ever_dealt_a_photo_that_fills_in() -> No
 
 def _torchrun(settings: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
     flags = [part for name, value in settings.items() for part in ("--" + name.replace("_", "-"), str(value))]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
     launcher += ["--master-addr", "127.0.0.1", "--master-port", str(_free_port())]
-    command = [*launcher, "train.py", "--recipe", "guide", *flags, "--output-dir", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    words = [*launcher, "train.py", "--recipe", "guide", *flags, "--output-dir", str(folder)]
+    return programs.run(*words, environment={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def test_torchrun_writes_one_run_that_one_process_resumes(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from itertools import pairwise
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pytest
 import torch
 from libraries import transformers
@@ -371,16 +370,15 @@ def test_two_runs_do_not_write_to_one_folder(settings: dict[str, Any]) -> None:
         "import sys; from pathlib import Path; from segformer.training.output import RunLock\n"
         "lock = RunLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
-    held = [sys.executable, "-c", code, str(folder)]
     before = _weights(folder)
-    with subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        for again in ({"overwrite_output_dir": True}, {"resume_from_checkpoint": "last"}):
-            with pytest.raises(ValueError, match=f"another run is writing to {folder}"):
-                train(configure("guide", **{**settings, **again, "max_steps": 1}))
-        assert _weights(folder) == before
-        other.communicate("")
+    other = programs.start("-c", code, folder, stdin=programs.PIPE)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    for again in ({"overwrite_output_dir": True}, {"resume_from_checkpoint": "last"}):
+        with pytest.raises(ValueError, match=f"another run is writing to {folder}"):
+            train(configure("guide", **{**settings, **again, "max_steps": 1}))
+    assert _weights(folder) == before
+    other.communicate()
     RunLock(folder).release()  # it ended with the process
 
 

@@ -9,16 +9,17 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 from hub_server import Account, HubServer
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
+from programs import DEVNULL, PIPE, ROOT
 from safetensors.torch import load
 
 from data.sources.hub import HubSource
@@ -27,13 +28,13 @@ from segformer.weights.card import write_card
 from segformer.weights.publish import full_id, shareable
 from train import configure
 
-ROOT = Path(__file__).parents[2]
 TOKEN, READING, FINE = (f"hf_{kind}KnownToThisTestOnly" for kind in ("Writing", "Reading", "FineGrained"))
 MODEL = {"config.json", "model.safetensors"}
 RUN = MODEL | {
     "preprocessor_config.json",
     "README.md",
     "eval_results.json",
+    "classes.csv",
     "log.jsonl",
     "samples.png",
     "report.html",
@@ -74,9 +75,7 @@ class Client:
     """Makes calls in another process, logged in as "me", and tells the result or the error."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-c", WORKER]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, env=environment, text=True, **pipes)
+        self._process = programs.start("-c", WORKER, environment=environment, stdin=PIPE, stderr=DEVNULL)
 
     def call(self, job: str, **arguments: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -244,14 +243,8 @@ class Trainer:
 
     def train(self, folder: Path, *flags: str, **variables: str) -> Trained:
         self.hub.log.clear()
-        done = subprocess.run(
-            [sys.executable, "train.py", *self._flags, "--push-to-hub", "--output-dir", str(folder), *flags],
-            env=environment(self.hub, self.home, **variables),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        words = ["train.py", *self._flags, "--push-to-hub", "--output-dir", folder, *flags]
+        done = programs.run(*words, environment=environment(self.hub, self.home, **variables))
         print(done.stdout, done.stderr)  # shown where a test fails
         return Trained(folder, done)
 
