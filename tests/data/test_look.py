@@ -476,6 +476,12 @@ def test_the_table_tells_shares_as_they_are(dataset: Path, capsys: pytest.Captur
     assert line.split()[1:5] == [f"{100 * np.mean(maps == 4):.1f}", "%", "100.0", "%"]
 
 
+def test_classes_that_occur_nowhere_stand_together(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    everywhere(dataset, lambda held: np.minimum(held, 2).astype(np.uint8))
+    look.main([str(dataset), "--no-html"])
+    assert "in no split: car, kerb" in capsys.readouterr().out.splitlines()
+
+
 def test_its_flags_are_those_of_data_and_classes(dataset: Path) -> None:
     flags = ["--image-column", "a", "--label-column", "b", "--split", "train[:5]", "--eval-split", "test"]
     flags += ["--test-size", "0.5", "--num-labels", "7", "--reduce-labels", "--ignore-index", "9", "--label-names", "n"]
