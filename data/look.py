@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from segformer.training.settings import add_flags
 
 _GROUPS = ("dataset", "num_labels")  # of train.py's flags, by their first fields: what is data, and what it means
 _MOST_SIZES = 3  # that are told
+_WIDTH = 80  # columns of the terminal
 _MOST_TOLD = 5  # rows of one kind on the terminal
 _SHOWN, _SHOWN_AT_FAULT = 8, 3  # photos of a split on the page, and of a kind of fault
 
@@ -165,9 +167,13 @@ def table_of(looked: Looked) -> str:
     heads = "".join(f"{survey.split:>20.18}" for survey in looked.surveys)
     lines += ["", f"{'':<24}{heads}", f"{'class':<24}{'pixels    photos'.rjust(20) * len(looked.surveys)}"]
     shares = shares_of(looked)
-    for k, name in sorted(names_of(looked).items(), key=lambda each: -shares[0].of_pixels[each[0]]):
+    names = names_of(looked)
+    occurring = [k for k in names if any(split.of_photos[k] for split in shares)]
+    for k in sorted(occurring, key=lambda k: -shares[0].of_pixels[k]):
         cells = (f"{share_text(s.of_pixels[k]):>10}{share_text(s.of_photos[k]):>10}" for s in shares)
-        lines.append(f"{name:<24.24}{''.join(cells)}")
+        lines.append(f"{names[k]:<24.24}{''.join(cells)}")
+    if nowhere := ", ".join(name for k, name in names.items() if k not in occurring):
+        lines += textwrap.wrap(f"in no split: {nowhere}", _WIDTH, subsequent_indent="  ")
     return "\n".join([*lines, *_problem_lines(looked)])
 
 

@@ -13,11 +13,13 @@ import pytest
 from markup import Markup
 from PIL import Image
 
+import train
 from data import look
 from data.folders import folders_to_shards
 from data.sceneparse import SceneParse150, train_test_split
 from data.shares import ClassShares, class_shares
 from data.sources.shards import write_shard
+from segformer import ImageProcessor
 from segformer.training.recipes import RECIPES, TrainConfig
 
 NAMES = (*forms.NAMES, "kerb")
@@ -203,6 +205,33 @@ def test_a_planted_fault_is_found_and_it_alone(dataset: Path, fault: str) -> Non
     assert found(dataset) == {kind: {forms.name(3)}}
 
 
+def test_label_maps_of_one_value_are_not_taken_for_each_other(dataset: Path) -> None:
+    for number in (3, 4):
+        changed(files_of(dataset, number)[1], np.zeros_like)
+    assert found(dataset) == {"constant": {forms.name(3), forms.name(4)}}
+
+
+def test_photos_that_differ_in_a_pixel_are_two(dataset: Path) -> None:
+    photo = files_of(dataset, 3)[0]
+    shutil.copy(neighbour(photo), photo)
+    changed(photo, lambda held: np.concatenate([held[:-1], 255 - held[-1:]]))
+    assert found(dataset) == {}
+
+
+def test_a_label_map_that_does_not_decode_contradicts_no_other(dataset: Path) -> None:
+    photo, label_map = files_of(dataset, 3)
+    shutil.copy(neighbour(photo), photo)
+    cut(label_map)
+    assert found(dataset) == {"duplicate": {forms.name(3)}, "label map": {forms.name(3)}}
+
+
+def test_photos_that_do_not_decode_are_not_the_same_photo(dataset: Path) -> None:
+    photos = [files_of(dataset, 3)[0], files_of(dataset, 4)[0], dataset / f"images/validation/{forms.name(101)}.png"]
+    for photo in photos:
+        cut(photo)
+    assert found(dataset) == {"photo": {photo.stem for photo in photos}}
+
+
 @pytest.mark.parametrize("form", ["folder", "shards"])
 def test_all_faults_are_found_together(dataset: Path, tmp_path: Path, form: str) -> None:
     expected: dict[str, set[int]] = {}
@@ -330,6 +359,25 @@ def test_labels_from_1_that_are_read_from_0_are_told_with_their_rows(dataset: Pa
     assert [fault.row for fault in findings["value"].faults] == [30]
 
 
+def test_values_far_off_are_not_labels_shifted_by_one(dataset: Path) -> None:
+    everywhere(dataset, lambda held: np.minimum(held + 1, 4).astype(np.uint8))
+    for number, value in ((30, 5), (31, 9)):
+        changed(files_of(dataset, number)[1], with_stray(value))
+    said = look.look(config(dataset, "--no-reduce-labels")).findings["shifted"].said
+    assert not any(text.startswith("train") for text in said)
+
+
+def test_classes_of_reduced_labels_go_by_their_names(dataset: Path) -> None:
+    kept = files_of(dataset, 3)[1].read_bytes()
+    everywhere(dataset, lambda held: np.where(held == 4, 3, held).astype(np.uint8))
+    files_of(dataset, 3)[1].write_bytes(kept)
+    changed(files_of(dataset, 6)[1], lambda held: np.full_like(held, 2))
+    findings = look.look(config(dataset, "--reduce-labels")).findings
+    assert findings["rare"].faults[0].row == 3
+    assert findings["rare"].faults[0].said.startswith("kerb")
+    assert findings["constant"].faults[0].said == "every pixel is of class 1"  # road, after sky
+
+
 def test_labels_from_1_that_are_read_from_0_stop_training(dataset: Path) -> None:
     everywhere(dataset, lambda held: held + np.uint8(1))
     assert "--reduce-labels" in look.look(config(dataset, "--no-reduce-labels")).findings["start"].said[0]
@@ -389,6 +437,33 @@ def test_a_name_with_a_line_break_stays_in_its_line(dataset: Path, capsys: pytes
     assert "  images/training/a\\nb.png: 20 x 15 pixels" in capsys.readouterr().out.splitlines()
 
 
+def training_reads(settings: TrainConfig) -> bool:
+    """Whether train.py opens the rows and reads every one."""
+    try:
+        rows = train.open_rows(settings)
+        for some in (rows.train, rows.evaluation):
+            samples = train.Samples(some, train.for_evaluation(ImageProcessor(), "processed"))
+            assert all(samples.pair(row) for row in range(len(samples)))
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("row", [1, 30], ids=["a first row", "a later row"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_it_stops_where_training_does(dataset: Path, fault: str, row: int) -> None:
+    FAULTS[fault][1](*files_of(dataset, row))
+    assert look.look(config(dataset)).stops == (not training_reads(config(dataset)))
+
+
+def test_a_row_that_leaves_none_to_score_stops_training(tmp_path: Path) -> None:
+    forms.save(tmp_path / "images/a.png", forms.photo(0))
+    forms.save(tmp_path / "annotations/a.png", labels(0))
+    settings = config(tmp_path, "--num-labels", "5", "--no-reduce-labels")
+    assert "both parts need at least one row" in look.look(settings).findings["start"].said[0]
+    assert not training_reads(settings)
+
+
 def test_what_cannot_be_opened_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert look.main([str(tmp_path / "nothing"), "--no-html"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
@@ -399,6 +474,12 @@ def test_the_table_tells_shares_as_they_are(dataset: Path, capsys: pytest.Captur
     maps = np.stack([labels(number) for number in range(TRAIN)])
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("kerb"))
     assert line.split()[1:5] == [f"{100 * np.mean(maps == 4):.1f}", "%", "100.0", "%"]
+
+
+def test_classes_that_occur_nowhere_stand_together(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    everywhere(dataset, lambda held: np.minimum(held, 2).astype(np.uint8))
+    look.main([str(dataset), "--no-html"])
+    assert "in no split: car, kerb" in capsys.readouterr().out.splitlines()
 
 
 def test_its_flags_are_those_of_data_and_classes(dataset: Path) -> None:
@@ -462,6 +543,12 @@ def test_ignored_pixels_are_counted_apart(dataset: Path) -> None:
     assert sum(shares.of_pixels) == pytest.approx(1)
 
 
+def test_shares_of_reduced_labels_are_those_of_the_classes(dataset: Path) -> None:
+    rows, plain = look.look(config(dataset)).surveys[0].dataset, counted(range(TRAIN))
+    shares = class_shares(rows, look.LabelRule(4, True))
+    assert (shares.pixels, shares.photos, shares.ignored) == (plain.pixels[1:], plain.photos[1:], plain.pixels[0])
+
+
 def test_a_subset_has_shares_of_its_own(dataset: Path) -> None:
     rows = look.look(config(dataset)).surveys[0].dataset
     some, _ = train_test_split(rows, 0.25, 0)
@@ -489,8 +576,11 @@ def test_kept_shares_are_taken_without_decoding(dataset: Path, tmp_path: Path) -
 
 def test_shares_of_changed_label_maps_are_counted_anew(dataset: Path) -> None:
     rows = look.look(config(dataset)).surveys[0].dataset
-    before = class_shares(rows, rows.label_rule)
-    changed(files_of(dataset, 3)[1], np.zeros_like)
+    label_map = files_of(dataset, 3)[1]
+    changed(label_map, lambda held: held, "BMP")
+    before, size = class_shares(rows, rows.label_rule), label_map.stat().st_size
+    changed(label_map, np.zeros_like, "BMP")
+    assert label_map.stat().st_size == size
     assert class_shares(rows, rows.label_rule) != before
 
 
