@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import flops, peers, throughput
+from benchmarks import flops, peers, precision, throughput
 from data.classes import ID2LABEL
 from segformer import VARIANTS, ImageProcessor, Segformer, SegformerConfig, fullres
 
@@ -258,3 +258,16 @@ def test_smp_with_our_weights_gives_our_loss_and_gradient(folder_of_b0: Path, ba
     largest = max(gradient.abs().max().item() for gradient in gradients.values() if gradient is not None)
     for name, weight in peer.model.named_parameters():
         torch.testing.assert_close(weight.grad, gradients[names[name]], rtol=1e-3, atol=1e-5 * largest, msg=name)
+
+
+def test_precisions_are_compared_step_by_step_on_the_same_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small_shards: Path, small_checkpoint: Path
+) -> None:
+    data = ["--recipe", "guide", "--dataset", str(small_shards), "--split", "train", "--checkpoint"]
+    _give(monkeypatch, "--steps", "3", *data, str(small_checkpoint), "--device", "cpu")
+    precision.main()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    losses, scores = result["rows"]
+    assert (losses["steps"], len(losses["float32_losses"]), len(losses["bfloat16_losses"])) == ("1 to 3", 3, 3)
+    assert 0 < losses["difference"] < 0.02  # eight bits hold a number to 0.004
+    assert scores["steps"] == "mean IoU after them"
