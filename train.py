@@ -376,10 +376,10 @@ class Run:
         self.earlier = EarlierRun(config, self.ranks)
         with self.ranks.writer_first():  # in case something has to be fetched or drawn
             source, rows = self.earlier.checkpoint or config.checkpoint, open_parts(config, decode_photo)
+            self.step_config = config.balanced(rows.class_pixels()) if config.class_weights == "balanced" else config
             self.model, self.processor = build_model(config, source, rows.labels)
             self.train_samples, self.eval_samples = build_samples(config, self.processor, rows)
         self.model.config.check_image_size(*self.processor.size)
-        self.step_config = config.balanced(rows.class_pixels()) if config.class_weights == "balanced" else config
         self.step_config.objective.check_classes(self.model.config.num_labels)
         self.model.to(self.device)
         self.augment = build_device_augmentation(config, self.processor)

@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from data.class_files import read_classes
 from data.classes import IGNORE_INDEX
 from data.decoding import StoredMap, decode_pair
-from data.labels import SCENE_PARSE_LABELS, LabelRule, code_of
+from data.labels import LabelRule, code_of
+from data.parts import open_splits, said_of
 from data.sceneparse import SceneParse150, train_test_split
-from data.splits import NoSplitError
 from data.survey import KINDS, Fault, Findings, Survey, compare_splits, judge_classes
 from data.understanding import FIRST_ROWS, Flags, Understanding, understand
 from segformer.console import FlagParser, one_line, speak_plainly
@@ -76,15 +75,13 @@ def look(config: TrainConfig) -> Looked:
 
     Raises ValueError and OSError for what cannot even be opened.
     """
-    splits, findings = open_splits(config), Findings()
+    splits, findings = [split for split in open_splits(config, decode_photo) if split is not None], Findings()
     if len(splits) == 1:
         try:
             train_test_split(splits[0], config.test_size, config.seed)
         except ValueError as error:
             findings.say("start", str(error))
-    classes = read_classes(Path(config.label_names)) if config.label_names else None
-    told = (config.num_labels, config.reduce_labels, config.ignore_index, bool(config.binary_masks))
-    labels, refusal, is_guess = understand_most(splits[0], Flags(classes, *told))
+    labels, refusal, is_guess = understand_most(splits[0], said_of(config))
     surveys = [Survey(split.with_rule(labels.rule), findings) for split in splits]
     with tqdm(None, "looking", sum(map(len, splits)), unit="row", leave=False, disable=None) as bar:
         for survey in surveys:
@@ -98,23 +95,6 @@ def look(config: TrainConfig) -> Looked:
         if not is_guess:
             judge_classes(survey, labels)
     return Looked(surveys, labels, findings)
-
-
-def open_splits(config: TrainConfig) -> list[SceneParse150]:
-    """The rows to train on and, where they are of a split of their own, those to score."""
-
-    def split_of(name: str) -> SceneParse150:
-        columns = config.image_column, config.label_column
-        return SceneParse150(config.dataset, name, SCENE_PARSE_LABELS, decode_photo, *columns)
-
-    splits = [split_of(config.split)]
-    if config.eval_split is not None:
-        try:
-            splits.append(split_of("validation" if config.eval_split == "auto" else config.eval_split))
-        except NoSplitError:
-            if config.eval_split != "auto":
-                raise
-    return splits
 
 
 def understand_most(dataset: SceneParse150, flags: Flags) -> tuple[Understanding, str, bool]:

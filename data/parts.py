@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from torch.utils.data import Subset
@@ -73,17 +72,8 @@ def open_parts(settings: Settings, open_photo: OpenPhoto) -> Parts:
 
     Raises ValueError where settings and label maps leave two readings, and for a first row that cannot be read.
     """
-    unread = LabelRule(2, False, binary=True) if settings.binary_masks else SCENE_PARSE_LABELS  # until it is understood
-
-    def open_split(name: str) -> SceneParse150:
-        columns = settings.image_column, settings.label_column
-        return SceneParse150(settings.dataset, name, unread, open_photo, *columns)
-
-    scored = _open_scored(settings, open_split)
-    classes = named_classes(settings.label_names) if settings.label_names else None
-    said = (settings.num_labels, settings.reduce_labels, settings.ignore_index, bool(settings.binary_masks))
-    rows = scored if scored and settings.eval_only else open_split(settings.split)
-    labels = understand(rows, Flags(classes, *said))
+    rows, scored = open_splits(settings, open_photo)
+    labels = understand(rows, said_of(settings))
     rows = rows.with_rule(labels.rule)
     rows[0]  # a photo that cannot be read is told of before anything is made
     if scored is not None:
@@ -91,13 +81,26 @@ def open_parts(settings: Settings, open_photo: OpenPhoto) -> Parts:
     return Parts(*train_test_split(rows, settings.test_size, settings.seed), labels)
 
 
-def _open_scored(settings: Settings, open_split: Callable[[str], SceneParse150]) -> SceneParse150 | None:
-    """The split to evaluate on, or None where part of the training rows is held out."""
-    if settings.eval_split is None:
-        return None
-    try:
-        return open_split("validation" if settings.eval_split == "auto" else settings.eval_split)
-    except NoSplitError:
-        if settings.eval_split == "auto":
-            return None
-        raise
+def open_splits(settings: Settings, open_photo: OpenPhoto) -> tuple[SceneParse150, SceneParse150 | None]:
+    """The split to train on, and the one to score, or None where part of the former is held out; not understood yet."""
+    unread = LabelRule(2, False, binary=True) if settings.binary_masks else SCENE_PARSE_LABELS
+
+    def open_split(name: str) -> SceneParse150:
+        columns = settings.image_column, settings.label_column
+        return SceneParse150(settings.dataset, name, unread, open_photo, *columns)
+
+    scored: SceneParse150 | None = None
+    if settings.eval_split is not None:
+        try:
+            scored = open_split("validation" if settings.eval_split == "auto" else settings.eval_split)
+        except NoSplitError:
+            if settings.eval_split != "auto":
+                raise
+    return scored if scored and settings.eval_only else open_split(settings.split), scored
+
+
+def said_of(settings: Settings) -> Flags:
+    """What the settings say of the labels."""
+    classes = named_classes(settings.label_names) if settings.label_names else None
+    numbers = settings.num_labels, settings.reduce_labels, settings.ignore_index
+    return Flags(classes, *numbers, bool(settings.binary_masks))

@@ -76,6 +76,7 @@ def test_the_commands_of_the_pages_are_understood(
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     Path("runs/guide-1").symlink_to(ROOT / "tests/fixtures/earlier_run/run")
+    Path("dataset").symlink_to(ROOT / "tests/fixtures/earlier_run/dataset")
     if words[0] == "torchrun":
         train.parse_arguments(words[words.index("train.py") + 1 :])
         return

@@ -13,13 +13,15 @@ import pytest
 from markup import Markup
 from PIL import Image
 
-import train
 from data import look
+from data.batches import Samples, for_evaluation
 from data.folders import folders_to_shards
+from data.parts import open_parts
 from data.sceneparse import SceneParse150, train_test_split
 from data.shares import ClassShares, class_shares
 from data.sources.shards import write_shard
 from segformer import ImageProcessor
+from segformer.photos import decode_photo
 from segformer.training.recipes import RECIPES, TrainConfig
 
 NAMES = (*forms.NAMES, "kerb")
@@ -440,9 +442,9 @@ def test_a_name_with_a_line_break_stays_in_its_line(dataset: Path, capsys: pytes
 def training_reads(settings: TrainConfig) -> bool:
     """Whether train.py opens the rows and reads every one."""
     try:
-        rows = train.open_rows(settings)
+        rows = open_parts(settings, decode_photo)
         for some in (rows.train, rows.evaluation):
-            samples = train.Samples(some, train.for_evaluation(ImageProcessor(), "processed"))
+            samples = Samples(some, for_evaluation(ImageProcessor(), "processed"))
             assert all(samples.pair(row) for row in range(len(samples)))
     except (ValueError, OSError):
         return False

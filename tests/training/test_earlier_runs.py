@@ -100,8 +100,8 @@ def test_it_goes_on_from_its_middle_to_the_weights_and_losses_that_it_had(
 
 def test_its_report_is_made_again(place: Path) -> None:
     page = place / "run/report.html"
-    page.unlink()
-    python(place, "-m", "segformer.pages.report", "run")
+    page.unlink(missing_ok=True)
+    python(place, "-m", "segformer.pages", "run")
     told = page.read_text(encoding="utf-8")
     (score,) = numbers_of(place / "run", "eval_mean_iou")[-1:]
     for held in (f"{score:.4f}", *("LABEL_0", "LABEL_1", "LABEL_2"), *("scene_4", "scene_2"), "classifier_dropout"):
