@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin slow down every test beside them
@@ -17,6 +18,9 @@ from data.classes import ID2LABEL
 from data.sources.shards import write_shard
 from segformer import ImageProcessor, Segformer, SegformerConfig
 
+_ALL_THREADS = torch.get_num_threads()
+torch.set_num_threads(1)  # a layer of a small model is done before a second thread has woken
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip, with the reason, what this machine cannot run."""
@@ -27,6 +31,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_data)
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(no_gpu)
+
+
+@pytest.fixture(autouse=True)
+def _threads_for_what_is_large(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give all threads to a test of real data or of minutes."""
+    if any(request.node.get_closest_marker(mark) for mark in ("real_data", "slow", "gpu")):
+        torch.set_num_threads(_ALL_THREADS)
+    yield
+    torch.set_num_threads(1)
 
 
 def _real_data() -> Path | None:

@@ -31,9 +31,9 @@ from segformer.training.precision import amp_dtype
 from train import TrainConfig, configure, parse_arguments, train, train_step
 
 
-@pytest.fixture
-def settings(small_shards: Path, small_checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
-    """Settings of a run of a few seconds."""
+@pytest.fixture(scope="session")
+def small_run(small_shards: Path, small_checkpoint: Path) -> dict[str, Any]:
+    """Settings of a run of a few seconds, but for its folder."""
     return {
         "dataset": str(small_shards),
         "split": "train",
@@ -44,8 +44,25 @@ def settings(small_shards: Path, small_checkpoint: Path, tmp_path: Path) -> dict
         "eval_steps": 3,
         "save_steps": 3,
         "learning_rate": 1e-3,
-        "output_dir": str(tmp_path / "run"),
     }
+
+
+@pytest.fixture
+def settings(small_run: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """Those settings, and a folder."""
+    return {**small_run, "output_dir": str(tmp_path / "run")}
+
+
+@pytest.fixture(scope="session")
+def finished_once(small_run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that run, which no test may change."""
+    return train(configure("guide", **small_run, output_dir=str(tmp_path_factory.mktemp("finished") / "run")))
+
+
+@pytest.fixture
+def finished(finished_once: Path, settings: dict[str, Any]) -> Path:
+    """What ``train(configure("guide", **settings))`` leaves and returns."""
+    return shutil.copytree(finished_once, Path(settings["output_dir"]))
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
@@ -62,9 +79,8 @@ def _weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-def test_output_folder_holds_model_results_log_card_and_checkpoints(settings: dict[str, Any]) -> None:
-    folder = train(configure("guide", **settings))
-    present = {path.name for path in folder.iterdir()}
+def test_output_folder_holds_model_results_log_card_and_checkpoints(finished: Path) -> None:
+    present = {path.name for path in finished.iterdir()}
     assert present == {
         "config.json",
         "model.safetensors",
@@ -80,19 +96,18 @@ def test_output_folder_holds_model_results_log_card_and_checkpoints(settings: di
         "checkpoint-3",
         "checkpoint-6",
     }
-    assert {path.name for path in (folder / "checkpoint-6").iterdir()} == {
+    assert {path.name for path in (finished / "checkpoint-6").iterdir()} == {
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
         "SHA256SUMS",
         STATE_NAME,
     }
-    assert Image.open(folder / "samples.png").size[0] > 0
+    assert Image.open(finished / "samples.png").size[0] > 0
 
 
-def test_output_folder_and_its_checkpoints_open_in_the_transformers_pipeline(settings: dict[str, Any]) -> None:
-    folder = train(configure("guide", **settings))
-    for model in (folder, folder / "checkpoint-3"):
+def test_output_folder_and_its_checkpoints_open_in_the_transformers_pipeline(finished: Path) -> None:
+    for model in (finished, finished / "checkpoint-3"):
         segments = transformers.pipeline("image-segmentation", model=str(model))(Image.new("RGB", (40, 50)))
         assert all(segment["mask"].size == (40, 50) for segment in segments)
 
@@ -179,8 +194,7 @@ def test_last_without_a_checkpoint_starts_at_the_beginning(
     assert _log(folder)[0]["step"] == 1
 
 
-def test_resuming_with_other_settings_names_both_values(settings: dict[str, Any]) -> None:
-    train(configure("guide", **settings))
+def test_resuming_with_other_settings_names_both_values(settings: dict[str, Any], finished: Path) -> None:
     with pytest.raises(ValueError, match=r"learning_rate 0.001, this run asks for 0.5"):
         train(configure("guide", **{**settings, "learning_rate": 0.5, "resume_from_checkpoint": "last"}))
 
@@ -224,14 +238,13 @@ def test_the_best_checkpoint_comes_along_to_another_folder(settings: dict[str, A
 
 
 def test_a_run_brought_to_another_folder_goes_on_there_before_it_has_saved(
-    settings: dict[str, Any], tmp_path: Path
+    settings: dict[str, Any], finished: Path, tmp_path: Path
 ) -> None:
-    first = train(configure("guide", **settings))
     moved = {**settings, "output_dir": str(tmp_path / "another")}
-    run = training.Run(configure("guide", **moved, resume_from_checkpoint=str(first / "checkpoint-3")))
+    run = training.Run(configure("guide", **moved, resume_from_checkpoint=str(finished / "checkpoint-3")))
     run.earlier.release()  # as if it had been killed now
     resumed = train(configure("guide", **moved, resume_from_checkpoint="last"))
-    assert _weights(resumed) == _weights(first)
+    assert _weights(resumed) == _weights(finished)
     assert _log(resumed)[0]["step"] == 4
 
 
@@ -325,14 +338,13 @@ def test_the_closing_entry_is_logged_before_the_last_checkpoint(settings: dict[s
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training_state.pt"])
-def test_a_flipped_bit_is_noticed_when_a_run_goes_on(settings: dict[str, Any], name: str) -> None:
-    folder = train(configure("guide", **settings))
-    path = folder / "checkpoint-6" / name
+def test_a_flipped_bit_is_noticed_when_a_run_goes_on(settings: dict[str, Any], finished: Path, name: str) -> None:
+    path = finished / "checkpoint-6" / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"checkpoint-6/{name} is damaged: it is not what was written"):
-        train(configure("guide", **settings, resume_from_checkpoint=str(folder / "checkpoint-6")))
+        train(configure("guide", **settings, resume_from_checkpoint=str(finished / "checkpoint-6")))
 
 
 @pytest.mark.parametrize(
@@ -349,15 +361,16 @@ def test_a_flipped_bit_is_noticed_when_a_run_goes_on(settings: dict[str, Any], n
     ],
     ids=str,
 )
-def test_a_state_that_does_not_fit_is_refused_in_words(settings: dict[str, Any], change: dict[str, Any]) -> None:
-    folder = train(configure("guide", **settings))
-    state = read_training_state(folder / "checkpoint-6")
+def test_a_state_that_does_not_fit_is_refused_in_words(
+    settings: dict[str, Any], finished: Path, change: dict[str, Any]
+) -> None:
+    state = read_training_state(finished / "checkpoint-6")
 
     def save_model_files(unfinished: Path) -> None:
         for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
-            shutil.copy(folder / name, unfinished)
+            shutil.copy(finished / name, unfinished)
 
-    strange = save_checkpoint(folder, 7, save_model_files, {**state, **change})
+    strange = save_checkpoint(finished, 7, save_model_files, {**state, **change})
     with pytest.raises(
         ValueError, match=r"state.pt (does not fit this run|is not the state of)|with seed '42'|was trained on tensor"
     ):
@@ -758,37 +771,36 @@ def test_eval_only_refuses_to_touch_a_run(settings: dict[str, Any]) -> None:
         configure("guide", **settings, eval_only=True, resume_from_checkpoint="last")
 
 
-def test_resuming_into_a_folder_that_holds_another_run_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
-    first = train(configure("guide", **settings))
+def test_resuming_into_a_folder_that_holds_another_run_is_refused(
+    settings: dict[str, Any], finished: Path, tmp_path: Path
+) -> None:
     second = train(configure("guide", **{**settings, "output_dir": str(tmp_path / "second")}))
     before = (second / "log.jsonl").read_bytes()
     with pytest.raises(ValueError, match="not empty"):
         train(
             configure(
                 "guide",
-                **{**settings, "output_dir": str(second), "resume_from_checkpoint": str(first / "checkpoint-3")},
+                **{**settings, "output_dir": str(second), "resume_from_checkpoint": str(finished / "checkpoint-3")},
             )
         )
     assert (second / "log.jsonl").read_bytes() == before
 
 
-def test_a_log_that_ends_in_half_a_line_does_not_stop_a_resumed_run(settings: dict[str, Any]) -> None:
-    folder = train(configure("guide", **settings))
-    with (folder / "log.jsonl").open("a") as file:
+def test_a_log_that_ends_in_half_a_line_does_not_stop_a_resumed_run(settings: dict[str, Any], finished: Path) -> None:
+    with (finished / "log.jsonl").open("a") as file:
         file.write('{"step": 6, "eval_lo')
     resumed = train(configure("guide", **settings, resume_from_checkpoint="last"))
     assert {entry["step"] for entry in _log(resumed)} == {1, 2, 3, 4, 5, 6}
 
 
-def test_later_checkpoints_of_a_branch_that_was_left_are_set_aside(settings: dict[str, Any]) -> None:
-    folder = train(configure("guide", **settings))
+def test_later_checkpoints_of_a_branch_that_was_left_are_set_aside(settings: dict[str, Any], finished: Path) -> None:
     train(
         configure(
             "guide",
-            **{**settings, "save_steps": 4, "resume_from_checkpoint": str(folder / "checkpoint-3")},
+            **{**settings, "save_steps": 4, "resume_from_checkpoint": str(finished / "checkpoint-3")},
         )
     )
-    assert {path.name for path in folder.glob("*checkpoint-*")} == {
+    assert {path.name for path in finished.glob("*checkpoint-*")} == {
         "checkpoint-3",
         "checkpoint-4",
         "checkpoint-6",
@@ -796,12 +808,11 @@ def test_later_checkpoints_of_a_branch_that_was_left_are_set_aside(settings: dic
     }
 
 
-def test_leftovers_of_cut_off_saves_go_when_a_run_goes_on(settings: dict[str, Any]) -> None:
-    folder = train(configure("guide", **settings))
+def test_leftovers_of_cut_off_saves_go_when_a_run_goes_on(settings: dict[str, Any], finished: Path) -> None:
     for name in ("unfinished-checkpoint-9", "removed-checkpoint-2"):
-        (folder / name).mkdir()
+        (finished / name).mkdir()
     train(configure("guide", **settings, resume_from_checkpoint="last"))
-    assert list(folder.glob("unfinished-*")) + list(folder.glob("removed-*")) == []
+    assert list(finished.glob("unfinished-*")) + list(finished.glob("removed-*")) == []
 
 
 def test_of_several_broken_steps_the_first_is_named(settings: dict[str, Any]) -> None:
@@ -867,25 +878,22 @@ def test_a_model_without_checkpoints_is_not_gone_on_with(settings: dict[str, Any
     assert _weights(small_checkpoint) == before
 
 
-def test_a_failed_start_leaves_the_run_that_it_was_to_replace(settings: dict[str, Any]) -> None:
-    folder = train(configure("guide", **settings))
-    before = _weights(folder)
+def test_a_failed_start_leaves_the_run_that_it_was_to_replace(settings: dict[str, Any], finished: Path) -> None:
+    before = _weights(finished)
     with pytest.raises(FileNotFoundError, match="no-such-shards"):
         train(configure("guide", **{**settings, "dataset": "no-such-shards"}, overwrite_output_dir=True))
-    assert _weights(folder) == before
+    assert _weights(finished) == before
 
 
 @pytest.mark.parametrize("state", [{}, {"config": {}}])
 def test_a_foreign_training_state_is_refused_with_what_it_lacks(
-    settings: dict[str, Any], state: dict[str, Any]
+    settings: dict[str, Any], finished: Path, state: dict[str, Any]
 ) -> None:
-    folder = train(configure("guide", **settings))
-
     def save_model_files(unfinished: Path) -> None:
         for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
-            shutil.copy(folder / name, unfinished)
+            shutil.copy(finished / name, unfinished)
 
-    foreign = save_checkpoint(folder, 7, save_model_files, state)
+    foreign = save_checkpoint(finished, 7, save_model_files, state)
     with pytest.raises(ValueError, match=r"training_state.pt is not the state of a training run: it lacks .*optimizer"):
         train(configure("guide", **{**settings, "output_dir": None}, resume_from_checkpoint=str(foreign)))
 
