@@ -118,8 +118,11 @@ def _plan_once(
     B, h, w, K = small
     H, W = size
     rows, columns = taps(h, H, dtype), taps(w, W, dtype)
-    step = band_height(W, K, dtype, device)
-    together = max(1, step // H)
+    # On a GPU, which rows of one picture would not fill, the same rows of all: taken from whole pictures, the matrix
+    # would be large and nearly all zeros, and the loss would multiply ten times as much.
+    together = None if device.type == "cpu" else B
+    step = band_height(W, K, dtype, device, together or 1)
+    together = together or max(1, step // H)
     bands = []
     for first in range(0, H, step):
         last = min(first + step, H)
@@ -130,9 +133,9 @@ def _plan_once(
     return bands, columns.to(device)
 
 
-def band_height(width: int, num_labels: int, dtype: torch.dtype, device: torch.device) -> int:
-    """How many rows of this width a band has."""
-    row_bytes = width * num_labels * dtype.itemsize
+def band_height(width: int, num_labels: int, dtype: torch.dtype, device: torch.device, together: int = 1) -> int:
+    """How many rows of this width a band has, of each of the pictures that are ``together`` in it."""
+    row_bytes = together * width * num_labels * dtype.itemsize
     return max(1, BAND_BYTES.get(device.type, BAND_BYTES["cuda"]) // row_bytes)
 
 

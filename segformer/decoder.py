@@ -14,6 +14,7 @@ to it.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -70,7 +71,7 @@ class AllMLPDecoder(nn.Module):
         """The sum over the stages of their projected maps, each enlarged to the finest: (B, C, H_0, W_0)."""
         size = features[0].shape[-2:]
         projected = map(_pointwise, features[1:], weights[1:])  # (B, C, H_i, W_i)
-        enlarged = (F.interpolate(each, size, mode="bilinear", align_corners=False) for each in projected)
+        enlarged = (_enlarge(each, size) for each in projected)
         fused = next(enlarged)  # a tensor of its own, not a view, so the others are added to it in place
         for each in enlarged:
             fused += each
@@ -96,6 +97,17 @@ class AllMLPDecoder(nn.Module):
         with torch.autocast(self.fuse.weight.device.type, enabled=False):
             scale = norm.weight * torch.rsqrt(variance + norm.eps)
             return [scale[:, None] * weight for weight in weights], scale * (bias - mean) + norm.bias
+
+
+def _enlarge(x: Tensor, size: torch.Size) -> Tensor:
+    """Bilinearly, (B, C, h, w) -> (B, C, H, W).
+
+    On CUDA in the precision of x: autocast would have float32 there, and with it the sum of the stages, BatchNorm, relu
+    and dropout, the largest maps of the model. The arithmetic of each, statistics included, is in float32 all the same.
+    """
+    keep = torch.autocast("cuda", enabled=False) if x.device.type == "cuda" else nullcontext()
+    with keep:
+        return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -154,10 +154,10 @@ def probabilities(views: Sequence[Tensor | LogitRows], size: Sequence[int], clas
     if strays:
         raise ValueError(f"classes are {list(classes)}; the model knows 0 to {K - 1}")
     found = torch.empty(B, len(classes), *size, dtype=small[0].dtype, device=small[0].device)
-    chosen = torch.tensor(list(classes), dtype=torch.int64, device=small[0].device)
     for band, enlarged in _enlarged_bands(small, size):
-        some = _mean_probability(enlarged).index_select(-1, chosen)  # (b, rows, W, C)
-        found[band.images, :, band.rows] = some.permute(0, 3, 1, 2)
+        mean = _mean_probability(enlarged)  # (b, rows, W, K)
+        for place, k in enumerate(classes):
+            found[band.images, place, band.rows] = mean[..., k]
     return found
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _CHUNK_PIXELS = 2**16  # counted at a time: their numbers stay in a CPU's cache
+_NO_STRAY = 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,6 +138,8 @@ class ConfusionMatrix:
     """Count how often each class was predicted for each labelled class.
 
     ``counts[label, prediction]`` is (K, K) int64: exact beyond the 2**24 pixels at which float32 counts stand still.
+    On CUDA the host waits once, in ``scores``: only there, and not in ``update``, are values outside the classes
+    refused. They are in no count.
     """
 
     def __init__(
@@ -149,12 +152,15 @@ class ConfusionMatrix:
         self.num_labels = num_labels
         self.ignore_index = ignore_index
         self.counts = torch.zeros(num_labels, num_labels, dtype=torch.int64, device=device)
+        # Of labels and of predictions, where nobody looks at once: -1 if there were strays, and the lowest of them.
+        self._strays = torch.zeros(2, 2, dtype=torch.int64, device=device)
+        self._strays[:, 1] = _NO_STRAY
 
     def update(self, predictions: Tensor | NDArray[Any], labels: Tensor | NDArray[Any]) -> None:
         """Add the pixels of one map or of one batch of maps: two integer arrays of the same shape, such as (B, H, W).
 
-        What is predicted where the label is to be ignored does not matter. Raises ValueError for shapes that differ and
-        for any other value outside the classes, naming it.
+        What is predicted where the label is to be ignored does not matter. Raises ValueError for shapes that differ
+        and, but on CUDA, for any other value outside the classes, naming it.
         """
         predictions = torch.as_tensor(predictions, device=self.counts.device)
         labels = torch.as_tensor(labels, device=self.counts.device)
@@ -164,12 +170,27 @@ class ConfusionMatrix:
             raise ValueError(f"predictions are {predictions.dtype} and labels {labels.dtype}; both must be integers")
         if labels.numel() == 0:
             return
+        if labels.device.type == "cuda":
+            self._add_without_waiting(predictions, labels)
+            return
         step = _CHUNK_PIXELS if labels.device.type == "cpu" else labels.numel()
         first, *others = zip(*(torch.split(each.flatten(), step) for each in (predictions, labels)), strict=True)
         counts = self._count(*first)
         for chunk in others:
             counts += self._count(*chunk)
         self._add(counts)
+
+    def _add_without_waiting(self, predictions: Tensor, labels: Tensor) -> None:
+        """Count the classes, and keep of the strays what ``scores`` has to know."""
+        predictions, labels = predictions.flatten().long(), labels.flatten().long()
+        labelled = labels != self.ignore_index
+        of_classes = [(values >= 0) & (values < self.num_labels) for values in (labels, predictions)]
+        counted = labelled & of_classes[0] & of_classes[1]
+        pairs = torch.where(counted, labels * self.num_labels + predictions, 0)
+        self.counts.view(-1).scatter_add_(0, pairs, counted.long())
+        strays = torch.stack([labelled & ~each for each in of_classes])  # (2, pixels)
+        lowest = torch.where(strays, torch.stack([labels, predictions]), _NO_STRAY).amin(1)
+        self._strays = torch.minimum(self._strays, torch.stack([-strays.any(1).long(), lowest], 1))
 
     def _count(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """The pixels of every label, classes or not, and prediction."""
@@ -217,11 +238,12 @@ class ConfusionMatrix:
         """Sum the counts over the ranks of a distributed run, so that every rank has the scores of all pixels."""
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self.counts)
+            dist.all_reduce(self._strays, dist.ReduceOp.MIN)  # so that every rank refuses what one has seen
 
     def scores(self, names: Sequence[str] | Mapping[int, str] = ()) -> Scores:
         """The scores of everything counted so far; ``names`` of the classes, such as an ``id2label``, are for printing.
 
-        Raises ValueError unless every class has its name, or none has.
+        Raises ValueError unless every class has its name, or none has, and for what ``update`` has not refused yet.
         """
         by_id = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
         if by_id and set(by_id) != set(range(self.num_labels)):
@@ -229,7 +251,11 @@ class ConfusionMatrix:
                 f"names are of {_some(by_id)}; the classes are 0 to {self.num_labels - 1}, each with a name"
             )
         listed = [by_id[k] for k in sorted(by_id)]
-        counts = self.counts.cpu().numpy().astype(np.float64)  # exact up to 2**53 pixels
+        numbers = torch.cat([self._strays.flatten(), self.counts.flatten()]).cpu()  # at once: on CUDA this waits
+        for name, (seen, lowest) in zip(("labels", "predictions"), numbers[:4].view(2, 2).tolist(), strict=True):
+            if seen:
+                self._refuse(name, lowest)
+        counts = numbers[4:].view_as(self.counts).numpy().astype(np.float64)  # exact up to 2**53 pixels
         return Scores(counts.diagonal().copy(), counts.sum(1), counts.sum(0), listed)
 
 

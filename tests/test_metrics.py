@@ -285,6 +285,45 @@ def test_a_refused_update_leaves_the_counts_as_they_were() -> None:
     assert matrix.counts.tolist() == [[1, 0], [0, 1]]
 
 
+# -------------------------------------------------------------- counted as on CUDA, where nobody looks before the end
+
+
+def counted_without_waiting(
+    predictions: Maps, labels: Maps, num_labels: int, ignore_index: int = 255
+) -> ConfusionMatrix:
+    matrix = ConfusionMatrix(num_labels, ignore_index)
+    for prediction, label in zip(predictions, labels, strict=True):
+        matrix._add_without_waiting(torch.as_tensor(prediction), torch.as_tensor(label))
+    return matrix
+
+
+@pytest.mark.parametrize("ignore_index", [255, -100, 0])
+@pytest.mark.parametrize("num_labels", [1, 2, 7, 150])
+def test_counting_without_waiting_gives_the_same_counts(num_labels: int, ignore_index: int) -> None:
+    maps = random_maps(0, num_labels, ignore_index=ignore_index)
+    ours = counted_without_waiting(*maps, num_labels, ignore_index)
+    assert torch.equal(ours.counts, count(*maps, num_labels, ignore_index).counts)
+
+
+def test_without_waiting_predictions_on_ignored_pixels_may_be_anything() -> None:
+    maps = [np.array([0, 255, -7, 10**9])], [np.array([0, 255, 255, 255])]
+    matrix = counted_without_waiting(*maps, 2)
+    assert matrix.counts.tolist() == [[1, 0], [0, 0]]
+    assert matrix.scores().overall_accuracy == 1
+
+
+@pytest.mark.parametrize("stray", [3, 254, -1, 2**32, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("where", ["labels", "predictions"])
+def test_without_waiting_a_stray_is_refused_by_value_with_the_scores(where: str, stray: int) -> None:
+    good, bad = np.array([0, 1, 2]), np.array([0, stray, 2])
+    maps = ([good], [bad]) if where == "labels" else ([bad], [good])
+    matrix = counted_without_waiting(*maps, 3)
+    matrix._add_without_waiting(torch.tensor([1]), torch.tensor([1]))  # what comes later does not hide it
+    assert matrix.counts.sum() == 3
+    with pytest.raises(ValueError, match=f"{where} hold {stray}; the classes are 0 to 2"):
+        matrix.scores()
+
+
 @pytest.mark.parametrize(("predicted", "labelled"), [((2, 3), (3, 2)), ((6,), (2, 3)), ((1, 2, 3), (2, 3))])
 def test_shapes_that_differ_are_refused_by_both(predicted: tuple[int, ...], labelled: tuple[int, ...]) -> None:
     with pytest.raises(ValueError) as refusal:  # noqa: PT011

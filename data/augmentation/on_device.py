@@ -121,7 +121,7 @@ def _shift_hue(images: Tensor, shifts: Tensor) -> Tensor:
 
 
 def _send(values: Tensor, device: torch.device) -> Tensor:
-    """Numbers to a device, without waiting for it."""
+    """Numbers to a device, without waiting for it: from pinned memory, and without the gaps of a view."""
     if device.type != "cuda":
         return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
+    return values.contiguous().pin_memory().to(device, non_blocking=True)

@@ -78,8 +78,28 @@ ALONE = Ranks()
 _PATIENCE = timedelta(hours=2)  # while the writer downloads, the others wait
 
 
+def own_device(asked: str | None) -> str | None:
+    """The device to ask for in place of ``asked``: under torchrun, of GPUs, that of this process alone.
+
+    To be called before anything touches CUDA, which else begins on the first GPU, in every process. Raises ValueError
+    where there are more processes than GPUs.
+    """
+    if "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
+        return asked
+    if asked is not None and not asked.startswith("cuda"):
+        return asked
+    number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= count:
+        raise ValueError(f"process {number} has no GPU of its own; there are {count}, so --nproc-per-node is {count}")
+    torch.cuda.set_device(number)
+    return f"cuda:{number}"
+
+
 def join_ranks(device: torch.device) -> tuple[Ranks, torch.device]:
-    """Join the processes that torchrun started, if it did: with NCCL, each on a GPU of its own, or with gloo."""
+    """Join the processes that torchrun started, if it did: with NCCL, each on a GPU of its own, or with gloo.
+
+    ``device`` is what was found for ``own_device``.
+    """
     if "RANK" not in os.environ:
         return ALONE, device
     if device.type == "cuda":
@@ -178,7 +198,11 @@ def take_writers_buffers(model: nn.Module, ranks: Ranks) -> None:
 
 
 def compute_deterministically() -> None:
-    """Have torch choose only operations that give the same bits every time, also on CUDA, before it starts there."""
+    """Have torch choose only operations that give the same bits every time, also on CUDA, before it starts there.
+
+    It would also fill all memory that it takes anew, for whoever reads it before writing: nothing here does.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
