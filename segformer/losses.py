@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segformer.bands import Band, Scratch, Taps, add_reduced, channels_last, enlarge, plan
+from segformer.bands import Band, Scratch, add_reduced, channels_last, enlarge, plan
+from segformer.fourfold import can_compile, is_fourfold, loss_and_gradient
 
 KINDS = ("cross-entropy", "focal", "ohem")
 _LEAST_PROBABILITY = 1e-30  # whose logarithm is exact in float32; below, numbers lose their digits
@@ -152,8 +153,9 @@ def cross_entropy(
 
     Shapes: logits (B, K, h, w) float, labels (B, H, W) int64 of any H, W -> a scalar, in float32 or better.
     ``reduction`` is "mean", which is 0 where no pixel is valid, or "sum". With K = 1 it is the binary cross-entropy as
-    transformers has it: the mean runs over all pixels, the ignored ones counting 0. ``compiled`` runs each band as one
-    function of torch.compile, which takes a while the first time.
+    transformers has it: the mean runs over all pixels, the ignored ones counting 0. ``compiled`` has kernels made for
+    labels of just four times the logits' size (see ``fourfold``), which takes a while the first time; for any other
+    size it changes nothing.
 
     Raises ValueError for shapes that do not belong together and, on the CPU, for labels outside the classes. To look
     for those a GPU would have to wait, so there the loss becomes NaN; labels are checked where they are made.
@@ -288,15 +290,18 @@ class _BandedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int, terms: _Terms | None, compiled: bool
     ) -> Tensor:
+        with_gradient = ctx.needs_input_grad[0]
+        compiled = compiled and terms is None and is_fourfold(logits, labels)
         with torch.autocast(logits.device.type, enabled=False):
-            small = channels_last(logits)
-            gradient = torch.zeros_like(small) if ctx.needs_input_grad[0] else None
-            if compiled and terms is None:
-                total = _sum_compiled_bands(small, labels, ignore_index, gradient)
+            if compiled and can_compile(logits, labels, ignore_index):
+                small = logits.permute(0, 2, 3, 1)
+                total, gradient = loss_and_gradient(small, labels, ignore_index, with_gradient)
             else:
+                small = channels_last(logits)
+                gradient = torch.zeros_like(small) if with_gradient else None
                 total = _sum_bands(small, labels, ignore_index, gradient, terms)
         if labels.device.type != "cpu":
-            total += torch.where(_is_stray(labels, small.shape[-1], ignore_index).any(), math.nan, 0.0)
+            total += torch.where(_is_stray(labels, logits.shape[1], ignore_index).any(), math.nan, 0.0)
         if gradient is not None:
             ctx.save_for_backward(gradient)
             ctx.dtype = logits.dtype
@@ -481,43 +486,3 @@ def _choose_hardest(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor
             place = truth[pixels.band.images, pixels.band.rows]
             place.copy_(torch.where(pixels.valid, pixels.log_truth.exp(), 2).view_as(place))
     return _hardest(truth, (labels != ignore_index).sum())
-
-
-# --------------------------------------------------------------------------------------------------------- compiled
-
-
-def _sum_compiled_bands(small: Tensor, labels: Tensor, ignore_index: int, gradient: Tensor | None) -> Tensor:
-    """``_sum_bands`` of the plain cross-entropy, each band by ``_band_loss`` compiled."""
-    bands, columns = plan(small, labels.shape[1:])
-    total = small.new_zeros(())
-    for band in bands:
-        few_rows, target = small[band.images, band.needed], labels[band.images, band.rows]
-        loss, share = _compiled_band_loss()(few_rows, target, band.down, columns, ignore_index)
-        total += loss
-        if gradient is not None:
-            gradient[band.images, band.needed] += share
-    return total
-
-
-def _band_loss(
-    few_rows: Tensor, labels: Tensor, down: Tensor, columns: Taps, ignore_index: int
-) -> tuple[Tensor, Tensor]:
-    """The loss of a band, summed, and its gradient with respect to ``few_rows``, (b, r, w, K): what is compiled."""
-    K = few_rows.shape[-1]
-    across = columns.weight[:, None]
-    wide = torch.lerp(few_rows.index_select(2, columns.low), few_rows.index_select(2, columns.high), across)
-    band = torch.einsum("yr,brxk->byxk", down, wide)
-    valid = _is_valid(labels, K, ignore_index)
-    log_probability = torch.log_softmax(band, dim=-1)
-    truth = (torch.arange(K, device=band.device) == labels[..., None]) & valid[..., None]
-    loss = -torch.where(truth, log_probability, 0).sum()
-    slope = (log_probability.exp() - truth.to(band.dtype)) * valid[..., None]
-    wide_slope = torch.einsum("yr,byxk->brxk", down, slope)
-    gradient = torch.zeros_like(few_rows)
-    gradient = gradient.index_add(2, columns.low, wide_slope * (1 - across))
-    return loss, gradient.index_add(2, columns.high, wide_slope * across)
-
-
-@cache
-def _compiled_band_loss() -> Any:
-    return torch.compile(_band_loss, dynamic=True)

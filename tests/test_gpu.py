@@ -29,7 +29,9 @@ from torch import Tensor
 
 import train as training
 from benchmarks import measure, throughput
-from segformer import Segformer, SegformerConfig, fullres
+from data.augmentation.jitter import ColorJitter
+from data.augmentation.on_device import AugmentOnDevice
+from segformer import ConfusionMatrix, Segformer, SegformerConfig, fullres
 from segformer.training.ranks import Ranks, distribute
 from train import StepResult, TrainConfig, build_optimizer, configure, train, train_step
 
@@ -147,6 +149,57 @@ def test_compiled_loss_and_its_gradient_equal_the_plain_ones(
             logits.contiguous(memory_format=torch.channels_last),
         )
     _assert_same_loss(ours, plain, 1e-5)
+
+
+def test_a_compiled_loss_never_holds_the_enlarged_logits(device: torch.device) -> None:
+    logits = _some_logits(150, (128, 128), device).contiguous(memory_format=torch.channels_last)
+    labels = _some_labels(150, (512, 512), device)
+
+    def step() -> None:
+        fullres.cross_entropy(logits.requires_grad_(), labels, compiled=True).backward()
+
+    peak = measure.peak_memory_mib(step, device)
+    assert peak is not None
+    assert peak < 0.5 * 2 * 150 * 512 * 512 * 4 / 2**20
+
+
+@pytest.mark.parametrize("where", ["labels", "predictions"])
+def test_a_stray_is_refused_with_the_scores_and_what_is_counted_is_what_the_cpu_counts(
+    where: str, device: torch.device
+) -> None:
+    labels = _some_labels(150, (130, 83), torch.device("cpu"))
+    predictions = _some_labels(150, (130, 83), torch.device("cpu")).flip(0).clamp(max=149)
+    expected, ours = ConfusionMatrix(150), ConfusionMatrix(150, device=device)
+    expected.update(predictions, labels)
+    on_device = predictions.to(device), labels.to(device)
+    with _no_waiting():
+        ours.update(*on_device)
+    assert torch.equal(ours.counts.cpu(), expected.counts)
+    (labels if where == "labels" else predictions)[labels != 255] = 200
+    ours.update(predictions.to(device), labels.to(device))
+    with pytest.raises(ValueError, match=f"{where} hold 200"):
+        ours.scores()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_keeps_the_maps_of_the_decoder_in_low_precision(
+    dtype: torch.dtype, tiny_model: Segformer, device: torch.device
+) -> None:
+    seen: list[torch.dtype] = []
+    tiny_model.to(device).train().decoder.norm.register_forward_hook(
+        lambda _, given, made: seen.extend((given[0].dtype, made.dtype))
+    )
+    with torch.autocast(device.type, dtype):
+        tiny_model(torch.randn(2, 3, 64, 96, device=device))
+    assert seen == [dtype, dtype]
+
+
+def test_augmentation_on_the_device_does_not_wait(device: torch.device) -> None:
+    augment = AugmentOnDevice(ColorJitter(), 0, 1 / 255, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), reduce_labels=True)
+    images = torch.zeros(4, 3, 32, 48, dtype=torch.uint8, device=device)
+    labels = torch.zeros(4, 32, 48, dtype=torch.uint8, device=device)
+    with _no_waiting():
+        augment(images, labels, [(0, row) for row in range(4)])
 
 
 def _enlarged(logits: Tensor, size: tuple[int, int]) -> Tensor:
