@@ -186,12 +186,12 @@ def _own_memory_mib() -> float:
     return sum(own) / 1024
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_rows_are_equal_with_any_number_of_workers(start: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("start", "counts"), [("fork", (0, 1, 4)), ("spawn", (2,))])  # a spawned one costs seconds
+def test_rows_are_equal_with_any_number_of_workers(start: str, counts: tuple[int, ...], tmp_path: Path) -> None:
     write_shard(tmp_path / "train.parquet", rows(MANY), ["room"])
     dataset = SceneParse150(tmp_path, "train")
     order = random.Random(0).sample(range(MANY), 60)
-    for workers in (0, 1, 4):
+    for workers in counts:
         context = start if workers else None
         loader = DataLoader(
             _Numbers(dataset), sampler=order, batch_size=5, num_workers=workers, multiprocessing_context=context
