@@ -11,6 +11,7 @@ segformer/command.py is the command, which also comes with an installed package;
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from segformer.command import DEFAULT_CHECKPOINT, newest_run, parse_arguments
 from segformer.predictions import Segmented
 from segformer.training.description import RunDescription
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["DEFAULT_CHECKPOINT", "infer", "newest_run", "parse_arguments"]
 
 
@@ -37,7 +40,7 @@ def infer(options: argparse.Namespace) -> list[str]:
 
 def open_truths(label_maps: Mapping[Path, Path], source: str, segmenter: Segmenter) -> Truths:
     """The label maps of photos as the training of a model reads them."""
-    return Truths(label_maps, label_rule_of(source, segmenter))
+    return Truths(label_maps, *label_rule_of(source, segmenter))
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Truths:
 
     files: Mapping[Path, Path]
     rule: LabelRule
+    is_recorded: bool  # by the run that made the model
 
     def __call__(self, done: Segmented) -> NDArray[np.uint8] | None:
         """The (H, W) truth of a photo, class ids and 255 where nothing is labelled; None without a label map."""
@@ -55,21 +59,24 @@ class Truths:
         stored = (done.path.read_bytes(), path.read_bytes())
         _, label_map = decode_pair(*stored, str(path), self.rule, lambda *_: done.photo)
         raw = np.asarray(label_map)
+        if not self.is_recorded and set(np.unique(raw)) == {0, IGNORE_INDEX}:
+            raise ValueError(f"{path} holds 0 and 255 alone; if 255 is the object, put the run's run.json by the model")
         return np.where(raw == IGNORE_INDEX, raw, raw - np.uint8(1)) if self.rule.reduce_labels else raw  # 0 wraps
 
 
-def label_rule_of(source: str, segmenter: Segmenter) -> LabelRule:
-    """What label maps mean to a model: what its run recorded, or else what its processor and its classes say."""
+def label_rule_of(source: str, segmenter: Segmenter) -> tuple[LabelRule, bool]:
+    """What label maps mean to a model, and whether its run recorded that, or its processor and classes have to say."""
     num_labels, reduced = segmenter.model.config.num_labels, segmenter.processor.do_reduce_labels
-    for place in (Path(source), Path(source).parent):
+    for place in (Path(source), *Path(source).parents[:2]):  # of a weights file in a checkpoint, its run
         about = RunDescription.load(place)
         if about.labels:
-            return LabelRule.from_dict(about.labels)
+            return LabelRule.from_dict(about.labels), True
         if about.settings:  # of a run that kept its settings only
             binary = bool(about.settings.get("binary_masks"))
             ignored = about.settings.get("ignore_index")
-            return LabelRule(num_labels, reduced, 255 if ignored is None and not binary else ignored, binary)
-    return LabelRule(num_labels, reduced, IGNORE_INDEX)
+            return LabelRule(num_labels, reduced, 255 if ignored is None and not binary else ignored, binary), True
+    logger.warning("no run.json tells how %s read its label maps: 255 is ignored, and a class is what it was", source)
+    return LabelRule(num_labels, reduced, IGNORE_INDEX), False
 
 
 def main() -> int:

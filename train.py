@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -348,6 +349,10 @@ def describe(
 ) -> RunDescription:
     """What a run knows of itself before its first step, for its report and its model card."""
     settings = shareable(asdict(config))
+    understood = [*rows.labels.lines, *(f"WARNING: {warning}" for warning in rows.labels.warnings)]
+    for name in ("label_names", "dataset"):  # paths of this machine, which run.json goes without
+        if getattr(config, name):
+            understood = [line.replace(getattr(config, name), str(settings[name])) for line in understood]
     return RunDescription(
         settings=settings,
         class_names=[name.strip() for name in model.config.id2label.values()],
@@ -358,7 +363,8 @@ def describe(
         image_size=list(processor.size),
         total_steps=plan.total_steps,
         labels=rows.labels.rule.to_dict(),
-        understood=[*rows.labels.lines, *(f"WARNING: {warning}" for warning in rows.labels.warnings)],
+        understood=understood,
+        shortened=[name for name, value in asdict(config).items() if settings[name] != value],
         scored_rows="" if isinstance(rows.evaluation, Subset) else rows.evaluation.split,
         provenance=provenance(settings["checkpoint"], model.load_report.path),
     )
@@ -476,8 +482,9 @@ class Run:
     def how_to_go_on(self) -> tuple[str, int]:
         """What to say of a run that was stopped, and the signal that stopped it."""
         number = self.stop.signal or signal.SIGTERM
-        again = f"python train.py --resume-from-checkpoint {self.output_dir}"
-        return f"stopped by {signal.Signals(number).name} after step {self.history.step}; go on with {again}", number
+        again = f"go on with python train.py --resume-from-checkpoint {shlex.quote(str(self.output_dir))}"
+        again = again if self.history.step else "nothing was saved yet; start again"
+        return f"stopped by {signal.Signals(number).name} after step {self.history.step}; {again}", number
 
     def places(self, first_step: int, last_step: int) -> StepSampler:
         """The places of this rank in some of the steps."""

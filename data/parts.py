@@ -7,13 +7,13 @@ from typing import Any, NamedTuple, Protocol
 
 from torch.utils.data import Subset
 
-from data.decoding import OpenPhoto
+from data.decoding import OpenPhoto, decode_label_map
 from data.labels import SCENE_PARSE_LABELS, LabelRule
 from data.sceneparse import SceneParse150, train_test_split
 from data.shares import class_shares
 from data.sources.choice import named_classes
 from data.splits import NoSplitError
-from data.understanding import Flags, Understanding, understand
+from data.understanding import FIRST_ROWS, Flags, Understanding, understand
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,12 @@ def open_parts(settings: Settings, open_photo: OpenPhoto) -> Parts:
     rows = rows.with_rule(labels.rule)
     rows[0]  # a photo that cannot be read is told of before anything is made
     if scored is not None:
-        return Parts(rows, scored.with_rule(labels.rule), labels)
+        scored = scored.with_rule(labels.rule)
+        scored[0]
+        for row in range(min(FIRST_ROWS, len(scored))):
+            if encoded := scored.encoded(row)[1]:
+                decode_label_map(encoded, scored.where(row), labels.rule)
+        return Parts(rows, scored, labels)
     return Parts(*train_test_split(rows, settings.test_size, settings.seed), labels)
 
 

@@ -273,10 +273,10 @@ def _as_scene_parse(dataset: SceneParse150, held: Held, flags: Flags) -> Underst
     highest = max(values, default=0)
     if held.values and highest < _MOST_OWN_VALUES:
         zero = f"--num-labels {highest + 1} --no-reduce-labels if 0 is a class"
-        other = f"--num-labels {max(highest, 1)} --reduce-labels if 0 is to be ignored"
+        other = f", or --num-labels {highest} --reduce-labels if 0 is to be ignored" if highest > 1 else ""
         raise ValueError(
             f"label maps of {dataset.source} hold {_listed(held.values)} in the first {held.rows} rows, and nothing "
-            f"names the classes; give --label-names, or {zero}, or {other}"
+            f"names the classes; give --label-names, or {zero}{other}"
             f"{', or --binary-masks' if highest == 1 else ''}"
         )
     rule = _scene_parse_rule(flags)

@@ -176,7 +176,7 @@ def infer(options: argparse.Namespace, open_truths: OpenTruths | None = None) ->
         write_segments(folder, [*kept, *results.values()])
     if page:
         page.write(options.html, "Predictions", told_of(origin))
-    if label_maps:
+    if label_maps and judged:
         judged.write(folder, origin)
         print(judged)
     others = f", which has {len(kept)} from before" if kept else ""

@@ -72,7 +72,7 @@ class Segformer(nn.Module):
 
     def _initialize(self, module: nn.Module) -> None:
         """Normal weights of ``initializer_range`` and zero biases, as transformers starts a new head."""
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.is_meta:  # which has no weights to draw
             nn.init.normal_(module.weight, std=self.config.initializer_range)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

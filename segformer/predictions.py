@@ -298,6 +298,9 @@ class Judgement:
         scores = one.scores()
         self._photos[done.entry["file"]] = _strict(mean_iou=scores.mean_iou, pixel_accuracy=scores.overall_accuracy)
 
+    def __len__(self) -> int:
+        return len(self._photos)
+
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Write ``scores.json``: over all photos, of every class, and of every photo."""
         scores = self._all.scores()

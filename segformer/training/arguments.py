@@ -132,7 +132,7 @@ def _settings_in(path: Path) -> dict[str, Any]:
     held = read_object(path)
     if not held:
         raise ValueError(f"{path} holds no settings; --config takes the {DESCRIPTION_NAME} of a run")
-    settings = held.get("settings", held)
+    settings = _without_shortened(held) if "settings" in held else held
     unknown = sorted(set(settings) - set(_FIELDS)) if isinstance(settings, dict) else [str(settings)]
     if unknown:
         raise ValueError(f"{path} has {unknown[0]!r}, which is no setting; --config takes a run's {DESCRIPTION_NAME}")
@@ -143,7 +143,7 @@ def _settings_recorded_with(settings: Mapping[str, Any]) -> dict[str, Any]:
     """How the run that made a checkpoint was scored, where its folder or the one above tells."""
     folder = Path(settings.get("checkpoint") or "")
     for place in (folder, folder.parent):
-        recorded = _known(read_object(place / DESCRIPTION_NAME).get("settings", {}))
+        recorded = _known(_without_shortened(read_object(place / DESCRIPTION_NAME)))
         if recorded:
             wanted = _OF_LABELS if "recipe" in settings else _OF_EVALUATION  # of a recipe that is named, all else holds
             kept = {name: recorded[name] for name in wanted if name in recorded}
@@ -154,6 +154,18 @@ def _settings_recorded_with(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _without_shortened(held: Mapping[str, Any]) -> Any:
+    """The settings of a run.json; of those that were paths only the last name is told, which may be another's here."""
+    settings, shortened = held.get("settings", {}), held.get("shortened", [])
+    if not isinstance(settings, dict) or not isinstance(shortened, list):
+        return settings
+    return {name: _Shortened(value) if name in shortened else value for name, value in settings.items()}
+
+
+class _Shortened(str):
+    """What is left of a path."""
+
+
 def _known(settings: object) -> dict[str, Any]:
     held = settings if isinstance(settings, dict) else {}
     return {name: value for name, value in held.items() if name in _FIELDS}
@@ -162,4 +174,6 @@ def _known(settings: object) -> dict[str, Any]:
 def _seems_gone(value: object, name: str) -> bool:
     """Whether a setting was a path that is not to be found: no name of the Hub, no word that stands for something."""
     words = {"dataset": ("toy", "scene_parse_150")}.get(name, ())
+    if isinstance(value, _Shortened):
+        return True
     return isinstance(value, str) and value not in words and "/" not in value and not Path(value).exists()

@@ -33,6 +33,7 @@ class RunDescription:
     image_size: list[int] = field(default_factory=list)  # height and width that the model sees
     total_steps: int = 0
     scored_rows: str = ""  # the split that is scored; empty where part of the training rows is held out
+    shortened: list[str] = field(default_factory=list)  # settings of which only the last folder or file is told
     understood: list[str] = field(default_factory=list)  # of the data, as it was said
     labels: dict[str, Any] = field(default_factory=dict)  # what the values of its label maps mean
     provenance: dict[str, Any] = field(default_factory=dict)

@@ -37,7 +37,7 @@ class TrainConfig:
         None, "pixels that photos are resized to, 512 or height x width as 360x480; else the checkpoint's, or 512"
     )
     num_labels: int | None = found_out("number of classes; else as many as are named", at_least=1)
-    label_names: str | None = found_out("file that names the classes, and their colours if masks have colours")
+    label_names: str | None = changeable(None, "file that names the classes, and their colours if masks have colours")
     reduce_labels: bool | None = found_out("0 is ignored and k is class k - 1; with --no-reduce-labels k is class k")
     ignore_index: int | None = found_out("one more value of a label map to ignore; else 255, where it is free")
     binary_masks: bool | None = found_out("masks of two classes: 0, and whatever is above it")
@@ -109,6 +109,8 @@ class TrainConfig:
     hub_model_id: str | None = changeable(None, "repository to upload to; else the name of the output folder")
 
     def __post_init__(self) -> None:
+        if os.path.isfile(self.class_weights):  # read once, so that a run goes on with what it began with
+            object.__setattr__(self, "class_weights", _numbers_in(self.class_weights))
         if isinstance(self.image_size, int) and not isinstance(self.image_size, bool):
             object.__setattr__(self, "image_size", str(self.image_size))
         check_settings(self)
@@ -206,12 +208,18 @@ class TrainConfig:
         return tuple(float(scale) for scale in self.eval_scales.split(","))
 
 
+def _numbers_in(path: str) -> str:
+    """The numbers in a file, with commas between."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return ",".join(file.read().replace(",", " ").split())
+    except UnicodeDecodeError:
+        raise ValueError(f"class_weights is {path}, which is no text; it must hold a number for every class") from None
+
+
 def _read_weights(text: str) -> tuple[float, ...]:
     """The weights that ``class_weights`` gives as numbers or in a file; balanced ones are 0 for what never occurs."""
     listed = text.removeprefix("balanced:")
-    if os.path.isfile(listed):
-        with open(listed, encoding="utf-8") as file:
-            listed = ",".join(file.read().replace(",", " ").split())
     try:
         weights = tuple(float(each) for each in listed.split(","))
     except ValueError:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from segformer.config import compare_classes
 from segformer.files import WEIGHTS_NAME
 from segformer.model import Segformer
 from segformer.training.checkpoints import (
@@ -65,6 +66,7 @@ class EarlierRun:
         if self.checkpoint is None:
             return
         self._check_fit(model, history, rows)
+        compare_classes(model.load_report.classes, model.config.id2label)
         held = self._state.get("labels")  # which runs of before do not have
         if isinstance(held, dict) and _plain(held) != _plain(about.labels):
             raise ValueError(

@@ -28,7 +28,8 @@ def start_summary(config: TrainConfig, about: RunDescription, plan: Plan, device
     count = about.parameters
     parameters = f"{count:,}" if count < 100_000 else f"{count / 1e6:.1f} million"
     origin = f"from {config.checkpoint}" if config.checkpoint else "starting anew"
-    size = " x ".join(str(side) for side in reversed(about.image_size))
+    height, width = about.image_size
+    size = f"{width} x {height}" + (" (width x height)" if width != height else "")
     to_train = "" if config.eval_only else f"{about.train_images:,} photos to train on, "
     scored = about.scored_rows or f"{config.test_size:.0%} of {config.split}, held out"
     augmented = "" if config.eval_only else f", {_AUGMENTATIONS[config.augmentation]}"

@@ -216,7 +216,7 @@ def test_0_and_255_among_more_classes_are_no_masks(tmp_path: Path) -> None:
 def test_a_class_that_occurs_nowhere_is_said_with_the_flags(tmp_path: Path) -> None:
     found = about(folder(tmp_path, values(0, 1, 3)), classes=NAMED, reduce_labels=False)
     assert len(found.warnings) == 1
-    assert found.warnings[0].startswith("1 of 4 classes occur in none of the first 1 rows: car (--reduce-labels or")
+    assert found.warnings[0].startswith("1 of 4 classes occurs in none of the first 1 rows: car (--reduce-labels or")
 
 
 @pytest.mark.parametrize(("count", "said"), [(2, False), (3, True)])
