@@ -59,24 +59,12 @@ class AllMLPDecoder(nn.Module):
         self.classifier.reset_parameters()
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        weights, bias = self._stage_weights()
         if self.norm.training:
-            fused = self.norm(self._fuse(features, weights, bias))  # (B, C, H_0, W_0)
+            fused = self.norm(fuse(features, *self._stage_weights()))  # (B, C, H_0, W_0)
         else:
-            fused = self._fuse(features, *self._fold_norm(weights, bias))
+            fused = fuse(features, *self.folded_weights())
         kept, scale = relu_dropout_(fused, self.dropout_rate if self.training else 0.0, self.drops_channels)
         return _pointwise(kept, scale * self.classifier.weight[:, :, 0, 0], self.classifier.bias)
-
-    def _fuse(self, features: list[Tensor], weights: list[Tensor], bias: Tensor) -> Tensor:
-        """The sum over the stages of their projected maps, each enlarged to the finest: (B, C, H_0, W_0)."""
-        size = features[0].shape[-2:]
-        projected = map(_pointwise, features[1:], weights[1:])  # (B, C, H_i, W_i)
-        enlarged = (_enlarge(each, size) for each in projected)
-        fused = next(enlarged)  # a tensor of its own, not a view, so the others are added to it in place
-        for each in enlarged:
-            fused += each
-        fused += _pointwise(features[0], weights[0], bias)
-        return fused
 
     def _stage_weights(self) -> tuple[list[Tensor], Tensor]:
         """The products W_i L_i, (C, C_i) each, and the sum of W_i b_i, (C,).
@@ -90,13 +78,25 @@ class AllMLPDecoder(nn.Module):
             bias = torch.stack([W @ L.bias for W, L in pairs]).sum(0)
             return [W @ L.weight for W, L in pairs], bias
 
-    def _fold_norm(self, weights: list[Tensor], bias: Tensor) -> tuple[list[Tensor], Tensor]:
+    def folded_weights(self) -> tuple[list[Tensor], Tensor]:
         """The same with BatchNorm's running statistics multiplied in: in eval mode it is but a scale and a shift."""
-        norm = self.norm
+        norm, (weights, bias) = self.norm, self._stage_weights()
         mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
         with torch.autocast(self.fuse.weight.device.type, enabled=False):
             scale = norm.weight * torch.rsqrt(variance + norm.eps)
             return [scale[:, None] * weight for weight in weights], scale * (bias - mean) + norm.bias
+
+
+def fuse(features: list[Tensor], weights: list[Tensor], bias: Tensor) -> Tensor:
+    """The sum over the stages of their projected maps, each enlarged to the finest: (B, C, H_0, W_0)."""
+    size = features[0].shape[-2:]
+    projected = map(_pointwise, features[1:], weights[1:])  # (B, C, H_i, W_i)
+    enlarged = (_enlarge(each, size) for each in projected)
+    fused = next(enlarged)  # a tensor of its own, not a view, so the others are added to it in place
+    for each in enlarged:
+        fused += each
+    fused += _pointwise(features[0], weights[0], bias)
+    return fused
 
 
 def _enlarge(x: Tensor, size: torch.Size) -> Tensor:

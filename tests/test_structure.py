@@ -28,6 +28,7 @@ MAY_IMPORT = {
 DOORS = {
     "segformer.model": {"segformer.weights.pretrained", "segformer.weights.publish"},
     "segformer.processor": {"segformer.weights.hub"},
+    "segformer.export": {"segformer.weights.export"},
     "segformer.command": {"segformer.pages.photo_page", "segformer.weights.publish"},
 }
 # Commands, which join the two packages as train.py and infer.py do.
