@@ -168,6 +168,19 @@ class SheetRow(NamedTuple):
     label_maps: Sequence[NDArray[Any]]
 
 
+def grid(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], side: int = 256) -> Image.Image:
+    """Pictures in rows and columns, each fitted into a square of ``side`` pixels, below the titles of the columns."""
+    gap, band = 6, 26
+    sheet = Image.new("RGB", (gap + len(titles) * (side + gap), band + len(rows) * (side + gap)), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), own_font(15)
+    for column, title in enumerate(titles):
+        draw.text((gap + column * (side + gap), band // 2), title.strip(), _FAINT, font, anchor="lm")
+    for k, row in enumerate(rows):
+        for column, picture in enumerate(row):
+            sheet.paste(_fitted(picture.convert("RGB"), side), (gap + column * (side + gap), band + k * (side + gap)))
+    return sheet
+
+
 def contact_sheet(
     rows: Sequence[SheetRow],
     titles: Sequence[str],

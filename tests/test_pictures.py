@@ -13,6 +13,7 @@ from segformer.pictures import (
     SheetRow,
     class_shares,
     contact_sheet,
+    grid,
     is_untinted,
     label_map_picture,
     overlay,
@@ -333,3 +334,12 @@ def test_a_sheet_leaves_a_background_untinted() -> None:
 
 def test_a_sheet_of_nothing_is_a_sheet() -> None:
     assert sheet_of().shape[0] > 0
+
+
+def test_a_grid_shows_every_picture_fitted_below_the_title_of_its_column() -> None:
+    wide, tall = Image.new("RGB", (80, 40), (200, 0, 0)), Image.new("L", (40, 80), 90)
+    sheet = np.asarray(grid([[wide, tall], [tall, wide]], ["one", "two"], 40))
+    assert sheet.shape == (26 + 2 * 46, 6 + 2 * 46, 3)
+    assert sheet[26, 6].tolist() == [200, 0, 0]
+    assert sheet[26 + 46, 6].tolist() == [90, 90, 90]
+    assert len(np.unique(sheet[:26].reshape(-1, 3), axis=0)) > 1  # the titles
