@@ -483,7 +483,7 @@ class Run:
         """What to say of a run that was stopped, and the signal that stopped it."""
         number = self.stop.signal or signal.SIGTERM
         again = f"go on with python train.py --resume-from-checkpoint {shlex.quote(str(self.output_dir))}"
-        again = again if self.history.step else "nothing was saved yet; start again"
+        again = again if self.history.step else "nothing was saved yet; start again, adding --resume-from-checkpoint"
         return f"stopped by {signal.Signals(number).name} after step {self.history.step}; {again}", number
 
     def places(self, first_step: int, last_step: int) -> StepSampler:

@@ -340,9 +340,11 @@ def _other_flags() -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; 1 if training would stop on what was found, or if nothing can be read."""
     speak_plainly()
-    logging.getLogger("data.decoding").setLevel(logging.ERROR)  # what it says of one row stands in the table of all
     config, page = parse_arguments(arguments)
     started = time.perf_counter()
+    decoding = logging.getLogger("data.decoding")
+    heard = decoding.level
+    decoding.setLevel(logging.ERROR)  # what it says of one row stands in the table of all
     try:
         looked = look(config)
         print(table_of(looked))
@@ -358,6 +360,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {told}", file=sys.stderr)
         return 1
+    finally:
+        decoding.setLevel(heard)
     return int(looked.stops)
 
 

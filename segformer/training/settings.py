@@ -100,7 +100,8 @@ def check_resumable(config: Any, saved: Mapping[str, Any]) -> None:
     for each in fields(config):
         now, then = getattr(config, each.name), saved.get(each.name, each.default)
         plain = then is None or isinstance(then, str | int | float)  # a forged checkpoint may hold anything
-        if (plain and str(now) == str(then)) or each.metadata["on_resume"] == "free":
+        same = now == then or (isinstance(now, str) and str(then) == now)  # a number before, as image_size was
+        if (plain and same) or each.metadata["on_resume"] == "free":
             continue
         if each.metadata["on_resume"] == "found" and None in (now, then):
             continue

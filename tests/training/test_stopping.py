@@ -111,7 +111,7 @@ def test_a_first_evaluation_that_is_cut_off_is_begun_again(words: list[str], tmp
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "stopped by SIGTERM after step 0; go on with python train.py --resume-from-checkpoint" in errors
+    assert "after step 0; nothing was saved yet; start again, adding --resume-from-checkpoint" in errors
     finish([*settings, "--resume-from-checkpoint", "last"])
     assert [entry["step"] for entry in log_of(folder) if "eval_loss" in entry] == [0, 2]
 
