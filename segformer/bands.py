@@ -118,11 +118,12 @@ def _plan_once(
     B, h, w, K = small
     H, W = size
     rows, columns = taps(h, H, dtype), taps(w, W, dtype)
-    # On a GPU, which rows of one picture would not fill, the same rows of all: taken from whole pictures, the matrix
-    # would be large and nearly all zeros, and the loss would multiply ten times as much.
-    together = None if device.type == "cpu" else B
-    step = band_height(W, K, dtype, device, together or 1)
-    together = together or max(1, step // H)
+    if device.type == "cpu":
+        step = band_height(W, K, dtype, device)
+        together = max(1, step // H)
+    else:  # whole pictures would need a large matrix, nearly all zeros: the loss would multiply ten times as much
+        most, together = band_height(W, K, dtype, device, B), B
+        step = math.ceil(H / math.ceil(H / most))  # as many bands, all alike, so that none takes more memory
     bands = []
     for first in range(0, H, step):
         last = min(first + step, H)
