@@ -75,6 +75,7 @@ from segformer.training.ranks import (
     distribute,
     join_ranks,
     leave_ranks,
+    own_device,
     sum_over_ranks,
     take_writers_buffers,
 )
@@ -317,7 +318,7 @@ def score_views(model: nn.Module, batch: dict[str, Any], config: TrainConfig) ->
     """
     views = [view[None] for view in batch["views"][0]] if "views" in batch else [batch["images"]]
     window = config.eval_window if config.eval_resolution == "window" else 0
-    with autocast(config.amp, views[0].device):
+    with autocast(config.amp, views[0].device), torch.compiler.set_stance("force_eager"):  # of any number of sizes
         seen = logits_of_views(model, views, config.eval_flip, window, config.eval_stride)
     if "original_labels" not in batch:
         yield seen, batch["labels"]
@@ -377,7 +378,7 @@ class Run:
         self.config, self.stop = config, StopRequest()
         if config.deterministic:
             compute_deterministically()
-        self.ranks, self.device = join_ranks(choose_device(config.device))
+        self.ranks, self.device = join_ranks(choose_device(own_device(config.device)))
         dtype = amp_dtype(config.amp, self.device)
         self.earlier = EarlierRun(config, self.ranks)
         with self.ranks.writer_first():  # in case something has to be fetched or drawn
@@ -402,7 +403,7 @@ class Run:
         publishing = config.push_to_hub and self.ranks.is_writer
         account = check_login(config.hub_model_id) if publishing else None
         if config.compile:
-            self.model.compile()
+            self.model.compile(dynamic=False)  # with its sizes left open the training graph fails in inductor
         self.distributed = distribute(self.model, self.ranks, self.device)
         if self.ranks.is_writer:
             print(start_summary(config, self.about, self.plan, self.device, self.ranks.count), flush=True)
