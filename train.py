@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 import signal
 import sys
 import time
@@ -22,7 +21,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 if "OMP_WAIT_POLICY" not in os.environ:  # before torch starts its threads, which else spin away a shared machine
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -54,6 +53,7 @@ from data.understanding import Understanding
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
 from segformer.config import compare_classes, variant_of
 from segformer.console import speak_plainly
+from segformer.encoder import Stage
 from segformer.machine import keep_freed_memory, peak_memory_mib
 from segformer.metrics import class_table
 from segformer.pages.report import REPORT_NAME, build_report, refresh_report
@@ -62,9 +62,11 @@ from segformer.photos import decode_photo
 from segformer.provenance import provenance
 from segformer.segmenter import choose_device
 from segformer.training.arguments import parse_arguments
+from segformer.training.averaging import move_average, start_average
 from segformer.training.checkpoints import refuse_broken, rotate_checkpoints, save_checkpoint, whole_checkpoint
 from segformer.training.description import RunDescription, write_results
 from segformer.training.faults import explain
+from segformer.training.fitting import fit_batch
 from segformer.training.history import History, Plan, duration
 from segformer.training.interrupts import Interrupted, StopRequest, hear_no_more_of_workers
 from segformer.training.precision import amp_dtype, autocast
@@ -79,6 +81,7 @@ from segformer.training.ranks import (
     sum_over_ranks,
     take_writers_buffers,
 )
+from segformer.training.rates import learning_rate_factors
 from segformer.training.recipes import TrainConfig, configure
 from segformer.training.resume import EarlierRun
 from segformer.training.summary import aligned, start_summary
@@ -158,6 +161,9 @@ def build_model(
     if config.head_initialization == "authors":
         model.redraw_as_authors()
     model.decoder.drops_channels = config.dropout_channels
+    for number, stage in enumerate(cast(list[Stage], model.encoder.stages)):
+        stage.recomputes_blocks = config.gradient_checkpointing
+        stage.requires_grad_(number >= config.freeze_encoder)
     return model, replace(
         processor,
         do_resize=processor.do_resize or config.image_size is not None,
@@ -169,7 +175,7 @@ def build_model(
 
 
 def build_optimizer(model: Segformer, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW that spares norms, and biases unless told otherwise, from decay, and may learn faster in the decoder."""
+    """AdamW that spares norms, and biases unless told otherwise, from decay, and has a rate for each depth."""
     norms = {
         weight
         for module in model.modules()
@@ -177,9 +183,10 @@ def build_optimizer(model: Segformer, config: TrainConfig) -> torch.optim.AdamW:
         for weight in module.parameters()
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, weight in model.named_parameters():
+    factors = learning_rate_factors(model, config.head_learning_rate_factor, config.layer_decay)
+    for name, factor in factors.items():
+        weight = model.get_parameter(name)
         decays = weight not in norms and (weight.ndim > 1 or config.decay_biases)
-        factor = config.head_learning_rate_factor if name.startswith("decoder.") else 1.0
         groups.setdefault((config.weight_decay if decays else 0.0, factor), []).append(weight)
     settings = [{"params": p, "weight_decay": decay, "lr_factor": factor} for (decay, factor), p in groups.items()]
     return torch.optim.AdamW(settings, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
@@ -389,14 +396,13 @@ class Run:
         self.model.config.check_image_size(*self.processor.size)
         self.step_config.objective.check_classes(self.model.config.num_labels)
         self.model.to(self.device)
+        self.scored = start_average(self.model) if config.ema_decay else self.model
+        if config.auto_batch_size:
+            self.step_config = fit_batch(self.model, self.step_config, self.processor.size, self.device, self.ranks)
         self.augment = build_device_augmentation(config, self.processor)
         self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
-        rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * self.ranks.count
-        length = config.num_train_epochs, config.max_steps
-        drop_last = config.dataloader_drop_last and not config.eval_only  # which takes no steps
-        self.plan = Plan.over(len(self.train_samples), rows_per_step, *length, drop_last)
-        self.history = History(self.plan, self.device)
+        self.history = History(Plan.of(config, len(self.train_samples), self.ranks.count), self.device, self.ranks)
         self.rows = self.train_samples.identity()
         self.about = describe(config, self.model, self.processor, self.plan, rows)
         self.earlier.restore(self.model, self.optimizer, self.scaler, self.history, self.rows, self.about)
@@ -411,38 +417,48 @@ class Run:
             self.output_dir = self.earlier.claim_output_dir(self.history)
             self.repository = full_id(config.hub_model_id, self.output_dir, account) if account else None
             if self.ranks.is_writer:
-                self.history.open(self.output_dir)
+                self.history.open(self.output_dir, config.report_to)
                 print(aligned({"folder": str(self.output_dir)}), flush=True)
 
     def train(self) -> None:
         """Every step to the end, with its logging, evaluations and checkpoints."""
-        config, history, last = self.config, self.history, self.plan.total_steps
-        loader = build_loader(self.train_samples, self.places(history.step + 1, last), config, self.device)
+        config, history = self.config, self.history
+        places = self.places(history.step + 1, history.planned.total_steps)
+        loader = build_loader(self.train_samples, places, config, self.device)
         history.start(loader)
         self.begin()
         with history.progress_line():
             for prepared in loader:
+                if history.step == self.plan.total_steps:  # where time or patience has moved it
+                    break
                 step = history.progress.step = history.step + 1
-                rate = learning_rate(step, last, config)
+                rate = learning_rate(step, self.plan.total_steps, config)
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate * group["lr_factor"]
                 torch.manual_seed(mix(config.seed, step, self.ranks.rank))
-                self.model.train()
                 batch = self.augment(to_device(prepared, self.device))
-                history.add_step(*train_step(self.distributed, self.optimizer, self.scaler, batch, self.step_config))
-                saving = self.is_saved(step)
-                if step % config.logging_steps == 0 or saving:
+                history.add_step(*self.take_step(batch))
+                if config.ema_decay:
+                    move_average(self.scored, self.model, config.ema_decay, step)
+                if step % config.logging_steps == 0 or self.plan.is_saved(step) or self.plan.is_evaluated(step):
                     history.log_steps(rate, self.names_of, self.scaler.is_enabled())
-                stopping = self.is_asked_to_stop()
-                if not stopping and self.is_evaluated(step):
+                stopping = self.ranks.any(self.stop.signal is not None)
+                if not stopping and self.plan.is_evaluated(step):
                     self.evaluate()
-                    stopping = self.is_asked_to_stop()
-                if step == last and history.is_evaluated:
+                    stopping = self.ranks.any(self.stop.signal is not None)
+                is_last = step == self.plan.total_steps
+                if is_last and history.is_evaluated:
                     history.log_closing(self.ranks.count)  # before the last checkpoint: none is saved without it
-                if saving or stopping:
+                if self.plan.is_saved(step) or stopping:
                     self.save()
-                if stopping and (step < last or not history.is_evaluated):
-                    raise Interrupted(*self.how_to_go_on())
+                if stopping and not (is_last and history.is_evaluated):
+                    raise self.stop.interrupted(self.output_dir, history.step)
+
+    def take_step(self, batch: dict[str, Any]) -> StepResult:
+        """One step of the optimiser; stages that are frozen compute as in an evaluation."""
+        self.model.train()
+        self.model.encoder.stages[: self.config.freeze_encoder].eval()
+        return train_step(self.distributed, self.optimizer, self.scaler, batch, self.step_config)
 
     def score(self) -> None:
         """Only evaluate, and write what comes of it."""
@@ -460,32 +476,19 @@ class Run:
         history = self.history
         if self.ranks.is_writer:
             self.about.save(self.output_dir)
-        due = self.is_evaluated(history.step) if history.step else self.config.eval_on_start
+        due = self.plan.is_evaluated(history.step) if history.step else self.config.eval_on_start
         if due and not history.is_evaluated:
             self.evaluate()
             if history.step and history.is_evaluated:
                 if history.step == self.plan.total_steps:
                     history.log_closing(self.ranks.count)
                 self.save()
-        if self.is_asked_to_stop():
-            raise Interrupted(*self.how_to_go_on())
+        if self.ranks.any(self.stop.signal is not None):
+            raise self.stop.interrupted(self.output_dir, history.step)
 
-    def is_evaluated(self, step: int) -> bool:
-        return self.plan.is_due(step, self.config.eval_strategy, self.config.eval_steps)
-
-    def is_saved(self, step: int) -> bool:
-        return self.plan.is_due(step, self.config.save_strategy, self.config.save_steps)
-
-    def is_asked_to_stop(self) -> bool:
-        """Whether a signal came, to any rank."""
-        return self.ranks.any(self.stop.signal is not None)
-
-    def how_to_go_on(self) -> tuple[str, int]:
-        """What to say of a run that was stopped, and the signal that stopped it."""
-        number = self.stop.signal or signal.SIGTERM
-        again = f"go on with python train.py --resume-from-checkpoint {shlex.quote(str(self.output_dir))}"
-        again = again if self.history.step else "nothing was saved yet; start again, adding --resume-from-checkpoint"
-        return f"stopped by {signal.Signals(number).name} after step {self.history.step}; {again}", number
+    @property
+    def plan(self) -> Plan:
+        return self.history.plan
 
     def places(self, first_step: int, last_step: int) -> StepSampler:
         """The places of this rank in some of the steps."""
@@ -502,18 +505,20 @@ class Run:
 
         Asked to stop before it has seen all rows, it leaves that for the next start.
         """
-        take_writers_buffers(self.model, self.ranks)
-        results = evaluate(self.model, self.eval_samples, self.config, self.device, self.ranks, self.stop)
+        take_writers_buffers(self.scored, self.ranks)
+        results = evaluate(self.scored, self.eval_samples, self.config, self.device, self.ranks, self.stop)
         if results:
             self.history.add_evaluation(results, log)
+            if log and self.history.is_stale(self.config.early_stopping_patience):
+                self.history.end_here()
             if self.ranks.is_writer:
-                shown = predict_samples(self.model, self.eval_samples, self.config, self.device)
+                shown = predict_samples(self.scored, self.eval_samples, self.config, self.device)
                 refresh_report(self.output_dir, self.history.step, shown, self.model.config.num_labels)
 
     def save(self) -> None:
         """Write a checkpoint of this step and let old ones go."""
         history, step = self.history, self.history.step
-        if self.is_saved(step):  # where a run is stopped changes nothing about which step is its best
+        if self.plan.is_saved(step):  # where a run is stopped changes nothing about which step is its best
             history.note_best()
         if not self.ranks.is_writer:
             return
@@ -523,8 +528,8 @@ class Run:
             "rows": self.rows,
             "config": asdict(self.config),
             "labels": self.about.labels,
-            "progress": asdict(history.progress),
-            "unlogged": history.read_unread(),
+            **history.state(),
+            "weights": self.model.state_dict() if self.scored is not self.model else {},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
@@ -533,24 +538,24 @@ class Run:
 
     def save_model_files(self, folder: Path) -> None:
         """Write what makes a folder a model."""
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        if self.ranks.is_writer:
+            self.scored.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
 
     def finish(self) -> None:
         """Leave the last weights, or the best if asked for, and everything that tells about them."""
         self.ranks.wait()
         history = self.history
-        if self.ranks.is_writer:
-            self.save_model_files(self.output_dir)
+        self.about = replace(self.about, total_steps=self.plan.total_steps)
+        self.save_model_files(self.output_dir)
         if self.config.load_best_model_at_end and history.progress.best_step not in (None, history.step):
             best = self.ranks.decide(lambda: whole_checkpoint(self.output_dir, history.progress.best_step))
             if best is not None:
-                self.model.load_state_dict(Segformer.from_pretrained(best).state_dict())
+                self.scored.load_state_dict(Segformer.from_pretrained(best).state_dict())
                 history.go_back_to_best()
         if not history.results:  # of these weights: of a run resumed at its end, too
             self.evaluate(log=False)
-            if self.ranks.is_writer:
-                self.save_model_files(self.output_dir)
+            self.save_model_files(self.output_dir)
         if self.ranks.is_writer:
             self.tell()
             self.publish()
@@ -559,6 +564,7 @@ class Run:
     def tell(self) -> None:
         """The scores as a file, the report once more with them, and the table of classes on the terminal."""
         results = self.history.results
+        self.about.save(self.output_dir)
         write_results(self.output_dir, self.history.step, results, self.about)
         build_report(self.output_dir)
         columns = (results[f"eval_per_category_{name}"] for name in ("iou", "accuracy", "share"))
@@ -579,7 +585,7 @@ def try_out(run: Run) -> None:
     for batch in build_loader(run.train_samples, run.places(1, min(2, plan.total_steps)), config, run.device):
         started = time.perf_counter()
         batch = run.augment(to_device(batch, run.device))
-        result = train_step(run.distributed, run.optimizer, run.scaler, batch, run.step_config)
+        result = run.take_step(batch)
         loss, seconds = float(result.loss), time.perf_counter() - started  # the loss waits for the device
     few = Subset(run.eval_samples.dataset, range(min(len(run.eval_samples), config.per_device_eval_batch_size)))
     scored = evaluate(run.model, Samples(few, run.eval_samples.prepare), config, run.device, run.ranks)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from segformer.config import SegformerConfig
 from segformer.pointwise import Pointwise
@@ -165,6 +166,8 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """One resolution of the encoder: patch embedding, blocks, LayerNorm.
 
+    With ``recomputes_blocks`` a block keeps only what came in, and is computed again when its gradient is due.
+
     Shapes: (B, C_in, H, W) -> (B, C, ceil(H / stride), ceil(W / stride)), in channels-last memory.
     """
 
@@ -179,11 +182,12 @@ class Stage(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(config, stage, rate) for rate in rates)
         self.norm = nn.LayerNorm(width)
+        self.recomputes_blocks = False
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch_embedding(x)  # (B, H, W, C)
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.recomputes_blocks and self.training else block(x)
         return self.norm(x).permute(0, 3, 1, 2)  # (B, C, H, W)
 
 

@@ -826,7 +826,7 @@ def test_the_page_names_the_model_that_was_taken_for_want_of_the_default(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("segformer.command.DEFAULT_CHECKPOINT", "nobody/has-this")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     shutil.copytree(checkpoint, tmp_path / "runs/mine-1")
     random_photo().save(photos / "a.png")
     words = [str(photos), "--output-dir", "out", "--html", "page.html", "--device", "cpu"]

@@ -406,7 +406,7 @@ def test_bytes_of_a_photo_stored_on_its_side_are_segmented_upright(segmenter: Se
         (17, "photo is a int"),
         (Image.new("F", (5, 6)), "mode F, floating-point numbers"),
     ],
-    ids=str,
+    ids=lambda value: None if isinstance(value, Image.Image) else str(value),
 )
 def test_what_is_no_photo_is_refused_by_what_it_is(photo: Any, message: str, segmenter: Segmenter) -> None:
     with pytest.raises(ValueError, match=message):

@@ -9,9 +9,9 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,9 @@ from tqdm import tqdm
 
 from segformer.files import write_atomically
 from segformer.machine import peak_memory_mib
+from segformer.training.event_files import EventFiles
+from segformer.training.ranks import ALONE, Ranks
+from segformer.training.recipes import TrainConfig
 
 LOG_NAME = "log.jsonl"
 _WIDTH = 80
@@ -32,22 +35,46 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a run: how many there are, and how they go over its rows. A step may span ranks and passes.
+    """The steps of a run: how many there are, how they go over its rows, and after which it is evaluated and saved.
 
-    With ``drop_last`` the last step of an epoch is left out where it would have fewer rows than the others. Raises
-    ValueError where there would be no step at all.
+    A step may span ranks and passes. With ``drop_last`` the last step of an epoch is left out where it would have fewer
+    rows than the others. ``evaluates`` and ``saves`` are ("steps", so many) or ("epoch", any number); the ``minutes``
+    that it may take, where they are limited, make the steps fewer. Raises ValueError where there would be no step.
     """
 
     num_rows: int
     rows_per_step: int
     total_steps: int
     drop_last: bool = False
+    evaluates: tuple[str, int] = ("steps", 1)
+    saves: tuple[str, int] = ("steps", 1)
+    minutes: float | None = None
 
     @classmethod
-    def over(cls, num_rows: int, rows_per_step: int, epochs: float, max_steps: int, drop_last: bool = False) -> Plan:
-        """So many ``epochs``, or ``max_steps`` if above 0."""
-        of_epoch = cls(num_rows, rows_per_step, 0, drop_last).steps_per_epoch
-        return cls(num_rows, rows_per_step, max_steps if max_steps > 0 else math.ceil(of_epoch * epochs), drop_last)
+    def of(cls, config: TrainConfig, num_rows: int, num_ranks: int = 1) -> Plan:
+        """What the settings ask for."""
+        rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * num_ranks
+        plan = cls(
+            num_rows,
+            rows_per_step,
+            max(0, config.max_steps),
+            config.dataloader_drop_last and not config.eval_only,  # which takes no steps
+            (config.eval_strategy, config.eval_steps),
+            (config.save_strategy, config.save_steps),
+            config.max_train_minutes,
+        )
+        if not plan.total_steps:
+            plan = plan.ending_at(math.ceil(plan.steps_per_epoch * config.num_train_epochs))
+        if config.early_stopping_patience and not any(map(plan.is_evaluated, range(1, plan.total_steps))):
+            raise ValueError(
+                f"early_stopping_patience is {config.early_stopping_patience}, but the first of the evaluations comes "
+                f"after step {plan.total_steps}, the last; lower --eval-steps"
+            )
+        return plan
+
+    def ending_at(self, step: int) -> Plan:
+        """The same with another end."""
+        return replace(self, total_steps=step)
 
     def __post_init__(self) -> None:
         if self.drop_last and not self.steps_per_epoch:
@@ -64,8 +91,15 @@ class Plan:
         """How often the rows have been gone over after a step."""
         return step / self.steps_per_epoch
 
-    def is_due(self, step: int, strategy: str, every: int) -> bool:
-        """Whether what is done after every so many steps, or after every epoch, and in the end, is due after a step."""
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the model is evaluated after a step, as it is after the last."""
+        return self._is_due(step, *self.evaluates)
+
+    def is_saved(self, step: int) -> bool:
+        """Whether a checkpoint is saved after a step, as it is after the last."""
+        return self._is_due(step, *self.saves)
+
+    def _is_due(self, step: int, strategy: str, every: int) -> bool:
         return step == self.total_steps or step % (self.steps_per_epoch if strategy == "epoch" else every) == 0
 
     def num_images(self, steps: Sequence[int]) -> int:
@@ -76,36 +110,47 @@ class Plan:
 
 @dataclass
 class Progress:
-    """Where a run is, the last step that was evaluated, and the best evaluated step that was also saved."""
+    """Where a run is, the last step that was evaluated, and the best evaluated step that was also saved.
+
+    Beside them the highest score, saved or not, and the evaluations since; the seconds that training took; and the last
+    step, where a limit of time has moved it.
+    """
 
     step: int = 0
     evaluated_step: int | None = None
     best_step: int | None = None
     best_mean_iou: float = -1.0
+    highest_mean_iou: float = -1.0
+    evaluations_since: int = 0
+    seconds: float = 0.0
+    total_steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("step", "evaluated_step", "best_step"):
-            value = getattr(self, name)
-            if not (value is None and name != "step") and (type(value) is not int or not 0 <= value < 2**53):
+        for name in ("step", "evaluated_step", "best_step", "evaluations_since", "total_steps"):
+            value, may_be_none = getattr(self, name), name not in ("step", "evaluations_since")
+            if not (value is None and may_be_none) and (type(value) is not int or not 0 <= value < 2**53):
                 raise ValueError(f"{name} is {value!r}; it must be the number of a step")
-        if not isinstance(self.best_mean_iou, float):
-            raise ValueError(f"best_mean_iou is {self.best_mean_iou!r}; it must be a number")
+        for name in ("best_mean_iou", "highest_mean_iou", "seconds"):
+            if not isinstance(getattr(self, name), float):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a number")
 
 
 class History:
     """What has become of a run so far.
 
     ``unread`` are loss and gradient norm of the steps since the last entry of the log, still on the device; ``results``
-    is the last evaluation. Every rank counts along, and the one for which ``open`` was called keeps the log.
+    is the last evaluation. ``plan`` is what was planned, until patience or a limit of time moves its end. Every rank
+    counts along, and the one for which ``open`` was called keeps the log.
     """
 
-    def __init__(self, plan: Plan, device: torch.device) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self.plan = self.planned = plan
         self.progress = Progress()
         self.unread: list[tuple[Tensor, Tensor]] = []
         self.results: dict[str, Any] = {}
-        self._device = device
+        self._device, self._ranks = device, ranks
         self.log: Log | None = None
+        self._events: EventFiles | None = None
         self._bar = tqdm(disable=True)
         self._is_forecast = False
         self._told_at = -math.inf
@@ -119,13 +164,57 @@ class History:
         """Whether the present step was evaluated."""
         return self.progress.evaluated_step == self.step
 
-    def open(self, output_dir: Path) -> None:
+    @property
+    def seconds(self) -> float:
+        """The time that training took so far, before this run was gone on with included."""
+        return self.progress.seconds + self._clock.seconds
+
+    def state(self) -> dict[str, Any]:
+        """What ``restore`` needs of it."""
+        return {"progress": asdict(replace(self.progress, seconds=self.seconds)), "unlogged": self.read_unread()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Be where another history was when it told its ``state``."""
+        self.progress = Progress(**state["progress"])
+        self.unread = [(torch.tensor(float(loss)), torch.tensor(float(norm))) for loss, norm in state["unlogged"]]
+        if self.progress.total_steps is not None:
+            self._end_at(self.progress.total_steps)
+
+    def _fit_into_time(self) -> None:
+        """Move the end to the step at which, at the speed so far, the minutes are over; the writer's clock counts."""
+        if self.plan.minutes is None:
+            return
+        if self.step and self.seconds >= _FORECAST_SECONDS:
+            steps_left = max(0.0, 60 * self.plan.minutes - self.seconds) / self.seconds * self.step
+            self.progress.total_steps = self.step + int(steps_left)
+        self.progress.total_steps = self._ranks.share(self.progress.total_steps)
+        if self.progress.total_steps is not None:
+            self._end_at(self.progress.total_steps)
+
+    def is_stale(self, patience: int) -> bool:
+        """Whether so many evaluations in a row brought no better mean IoU; a patience of 0 never ends."""
+        return 0 < patience <= self.progress.evaluations_since
+
+    def end_here(self) -> None:
+        """Let the present step be the last."""
+        if self.step < self.plan.total_steps and self.log:
+            highest, since = self.progress.highest_mean_iou, self.progress.evaluations_since
+            tqdm.write(f"stopping early: no better mean IoU than {highest:.4f} in {since} evaluations")
+        self._end_at(self.step)
+
+    def _end_at(self, step: int) -> None:
+        self.plan = self.planned.ending_at(min(step, self.planned.total_steps))
+        self._bar.total = self.plan.total_steps
+
+    def open(self, output_dir: Path, report_to: str = "none") -> None:
         """Begin or go on with the log in a folder."""
         self.log = Log(output_dir, self.step, self.is_evaluated)
+        self._events = EventFiles(output_dir, self.step) if report_to == "tensorboard" else None
 
     def start(self, loader: _Waiting) -> None:
         """Take the time from now on, and how much of it goes by waiting for the batches of ``loader``."""
         self._clock = Clock(loader, self.step)
+        self._fit_into_time()
 
     @contextmanager
     def progress_line(self) -> Iterator[None]:
@@ -166,6 +255,7 @@ class History:
                 )
         loss, grad_norm = sum(losses) / len(losses), norms[-1]
         self._add({"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate})
+        self._fit_into_time()
         if self.log:
             self._tell(loss)
 
@@ -195,11 +285,18 @@ class History:
         self.results, self.progress.evaluated_step = results, self.step
         if log:
             self._add(results)
+            self._note_highest(results["eval_mean_iou"])
         if self.log:
             names = {"eval_loss": "eval loss", "eval_mean_iou": "mean IoU", "eval_overall_accuracy": "pixel accuracy"}
             scores = [f"{name} {results[key]:.4f}" for key, name in names.items()]
             speed = f"{results['eval_samples_per_second']:.1f} images/s"
             tqdm.write(fitted([f"step {self.step:>6}: {scores[0]}", *scores[1:], speed], _WIDTH))
+
+    def _note_highest(self, score: float) -> None:
+        if score > self.progress.highest_mean_iou:
+            self.progress.highest_mean_iou, self.progress.evaluations_since = float(score), 0
+        else:
+            self.progress.evaluations_since += 1
 
     def log_closing(self, num_devices: int) -> None:
         """Log what all steps took, with evaluations and all checkpoints but the last, under Trainer's keys and more."""
@@ -229,6 +326,8 @@ class History:
     def _add(self, entries: dict[str, Any]) -> None:
         if self.log:
             self.log.add(self.step, self.plan.epoch(self.step), entries)
+        if self._events:
+            self._events.add(self.step, entries)
 
 
 class Log:

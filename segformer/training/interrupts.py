@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 
 _ASKING = (signal.SIGINT, signal.SIGTERM)
@@ -28,6 +30,13 @@ class StopRequest:
     ) -> None:
         for each, handler in self._before.items():
             signal.signal(each, handler)
+
+    def interrupted(self, output_dir: Path, step: int) -> Interrupted:
+        """What to raise after a step, once all is saved."""
+        number = self.signal or signal.SIGTERM  # which another rank heard
+        again = f"go on with python train.py --resume-from-checkpoint {shlex.quote(str(output_dir))}"
+        again = again if step else "nothing was saved yet; start again, adding --resume-from-checkpoint"
+        return Interrupted(f"stopped by {signal.Signals(number).name} after step {step}; {again}", number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:

@@ -53,11 +53,15 @@ class Ranks:
 
     def any(self, value: bool) -> bool:
         """Whether the value is true on any rank; every rank has to ask."""
+        return not self.least(not value)
+
+    def least(self, value: int) -> int:
+        """The least of all ranks' values; every rank has to ask."""
         if self.count == 1:
             return value
-        told = torch.tensor(value, dtype=torch.int32)
-        dist.all_reduce(told, dist.ReduceOp.MAX, group=self.hosts)
-        return bool(told)
+        told = torch.tensor(int(value), dtype=torch.int64)
+        dist.all_reduce(told, dist.ReduceOp.MIN, group=self.hosts)
+        return int(told)
 
     @contextmanager
     def writer_first(self) -> Iterator[None]:

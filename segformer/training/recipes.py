@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 from segformer.config import VARIANTS
@@ -50,6 +51,12 @@ class TrainConfig:
         None, "dropout before the classifier; else the checkpoint's", at_least=0, below=1
     )
     dropout_channels: bool = setting(False, "drop whole channels before the classifier, not single elements")
+    freeze_encoder: int = setting(
+        0, "first stages of the encoder that stay as they are: 4 for all of it", at_least=0, below=5
+    )
+    gradient_checkpointing: bool = changeable(
+        False, "compute the encoder's blocks twice instead of keeping what they compute: slower, in less memory"
+    )
     loss: str = setting("cross-entropy", "what a pixel costs", KINDS)
     focal_gamma: float = setting(2.0, "of the focal loss: how much less a pixel counts that is known", at_least=0)
     class_weights: str = setting("none", "none, balanced (by median frequency), numbers with commas, or a file of them")
@@ -62,6 +69,9 @@ class TrainConfig:
     )
     learning_rate: float = setting(6e-5, "peak learning rate of AdamW", at_least=0)
     head_learning_rate_factor: float = setting(1.0, "times as high a learning rate for the decoder", at_least=0)
+    layer_decay: float = setting(
+        1.0, "times the learning rate from each block of the encoder to the one before", at_least=0, below=1.0000001
+    )
     weight_decay: float = setting(0.0, "weight decay of AdamW; norms and biases are spared", at_least=0)
     decay_biases: bool = setting(False, "decay biases too; norms are still spared")
     lr_scheduler_type: str = setting(
@@ -70,7 +80,19 @@ class TrainConfig:
     warmup_steps: int = setting(0, "steps of linear warm-up", at_least=0)
     num_train_epochs: float = changeable(50, "passes over the training rows", at_least=0)
     max_steps: int = changeable(-1, "steps to train for, if above 0, instead of --num-train-epochs")
+    max_train_minutes: float | None = changeable(
+        None, "minutes to train for at most, evaluations included: the schedule ends there", at_least=0
+    )
+    ema_decay: float | None = setting(
+        None, "decay of an average of the weights, which is then scored and saved, such as 0.999", at_least=0, below=1
+    )
+    early_stopping_patience: int = changeable(
+        0, "stop after so many evaluations in a row without a better mean IoU; 0 never", at_least=0
+    )
     per_device_train_batch_size: int = changeable(2, "images in one forward pass", at_least=1)
+    auto_batch_size: bool = changeable(
+        False, "split a forward pass until it fits into the GPU's memory; a step's images stay as many"
+    )
     per_device_eval_batch_size: int = changeable(2, "images in one forward pass of the evaluation", at_least=1)
     gradient_accumulation_steps: int = changeable(1, "forward passes behind one optimiser step", at_least=1)
     dataloader_drop_last: bool = setting(False, "leave out the last step of an epoch where it would be a short one")
@@ -98,6 +120,7 @@ class TrainConfig:
     device: str | None = changeable(None, "device to run on; else CUDA, MPS or the CPU, the first there is")
     deterministic: bool = changeable(False, "the same bits in every run on CUDA too, where that is slower")
     dataloader_num_workers: int = changeable(0, "processes that prepare batches", at_least=0)
+    report_to: str = changeable("none", "also write the log as event files", ("none", "tensorboard"))
     output_dir: str | None = per_start(None, "folder of the run; else runs/<recipe>-<n>")
     overwrite_output_dir: bool = per_start(False, "delete the run that the output folder holds")
     resume_from_checkpoint: str | None = per_start(
@@ -117,6 +140,7 @@ class TrainConfig:
         self._check_image_size()
         self._check_evaluation()
         self._check_loss()
+        self._check_aids()
         if self.augment_on_device and self.augmentation == "paper":
             raise ValueError("augment_on_device is for the jitter; the paper's crops are made where photos are decoded")
         if self.loss_mean == "all" and not self.dataloader_drop_last:
@@ -158,8 +182,28 @@ class TrainConfig:
                 f"dice_weight is {self.dice_weight}, which takes a whole step's photos in one forward pass; "
                 f"gradient_accumulation_steps is {self.gradient_accumulation_steps}: set it to 1"
             )
+        if self.dice_weight and self.auto_batch_size:
+            raise ValueError(
+                f"dice_weight is {self.dice_weight}, which takes a whole step's photos in one forward pass, and "
+                "auto_batch_size may split it: leave one of them out"
+            )
         if self.loss_mean == "all" and self.objective.weights:
             raise ValueError("loss_mean is 'all', which class_weights have no part in; set it to valid")
+
+    def _check_aids(self) -> None:
+        for name in ("ema_decay", "max_train_minutes"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} is 0; it must be above 0, or left out")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; it must be above 0, and 1 at most")
+        if self.freeze_encoder == 4 and self.head_learning_rate_factor == 0:
+            raise ValueError(
+                "freeze_encoder is 4 and head_learning_rate_factor 0: nothing is left that learns; raise the latter"
+            )
+        if self.report_to == "tensorboard" and find_spec("tensorboard") is None:
+            raise ValueError(
+                "report_to is 'tensorboard', which is not installed: pip install -e '.[tensorboard]', or leave it out"
+            )
 
     @property
     def objective(self) -> Loss:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import logging
+import math
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from segformer.training.checkpoints import (
     set_aside_later,
 )
 from segformer.training.description import RunDescription
-from segformer.training.history import History, Plan, Progress
+from segformer.training.history import History, Progress
 from segformer.training.output import RunLock, check_output_dir, claim_output_dir, empty_output_dir
 from segformer.training.ranks import Ranks
 from segformer.training.recipes import TrainConfig
@@ -74,10 +75,15 @@ class EarlierRun:
                 f"{about.labels}; give the flags or the class file of before"
             )
         try:
-            _restore(self._state, optimizer, scaler, history)
+            _restore(self._state, optimizer, scaler)
+            history.restore(self._state)
+            if self._config.ema_decay:  # the checkpoint's model is the average
+                model.load_state_dict(self._state["weights"])
         except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
             said = f"{type(error).__name__}: {error}"
             raise ValueError(f"{self.checkpoint / STATE_NAME} does not fit this run ({said})") from error
+        if history.is_stale(self._config.early_stopping_patience):
+            history.end_here()
         self._tell_of_another_schedule(history)
         if history.progress.best_step not in find_checkpoints(self.checkpoint.parent):
             history.progress.best_step, history.progress.best_mean_iou = None, -1.0
@@ -115,14 +121,14 @@ class EarlierRun:
             )
 
     def _tell_of_another_schedule(self, history: History) -> None:
-        plan, saved, step = history.plan, self._state["config"], history.step
+        plan, saved, step = history.planned, self._state["config"], history.step
         if plan.total_steps < step:
             raise ValueError(
                 f"the checkpoint is at step {step}, beyond the {plan.total_steps} asked for; raise --max-steps or "
                 "--num-train-epochs"
             )
-        epochs, max_steps = saved.get("num_train_epochs", 0), saved.get("max_steps", 0)
-        before = Plan.over(plan.num_rows, plan.rows_per_step, epochs, max_steps, plan.drop_last).total_steps
+        max_steps, epochs = saved.get("max_steps", 0), saved.get("num_train_epochs", 0)
+        before = max_steps if max_steps > 0 else math.ceil(plan.steps_per_epoch * epochs)
         if before != plan.total_steps:
             logger.info(
                 "from step %d on the learning rate is that of a run of %d steps; it was that of one of %d",
@@ -171,9 +177,7 @@ def find_resumed(output_dir: str | None, resume_from: str | None, overwrite: boo
     return newest
 
 
-def _restore(
-    state: dict[str, Any], optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, history: History
-) -> None:
+def _restore(state: dict[str, Any], optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
     settings = optimizer.state_dict()["param_groups"]  # of this run, whose settings were found the same
     optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
     num_moments = len(optimizer.state)  # none where a scaler has skipped every step so far
@@ -187,8 +191,6 @@ def _restore(
             raise ValueError("optimiser moments that no step has made")
     if state["scaler"] and scaler.is_enabled():
         scaler.load_state_dict(state["scaler"])
-    history.progress = Progress(**state["progress"])
-    history.unread = [(torch.tensor(float(loss)), torch.tensor(float(norm))) for loss, norm in state["unlogged"]]
 
 
 def _plain(rule: dict[str, Any]) -> str:

@@ -42,6 +42,8 @@ def start_summary(config: TrainConfig, about: RunDescription, plan: Plan, device
     }
     if not config.eval_only:
         told |= {"steps": _steps(config, plan, num_ranks), "schedule": _schedule(config)}
+        if aids := _aids(config):
+            told["also"] = aids
     return aligned(told)
 
 
@@ -73,6 +75,20 @@ def _steps(config: TrainConfig, plan: Plan, num_ranks: int) -> str:
     batch = f"{config.per_device_train_batch_size} photos{times}"
     epochs = f"{plan.epoch(plan.total_steps):.3g} epochs of {plan.steps_per_epoch:,}"
     return f"{plan.total_steps:,} of {batch}, {epochs}"
+
+
+def _aids(config: TrainConfig) -> str:
+    minutes, patience, frozen = config.max_train_minutes, config.early_stopping_patience, config.freeze_encoder
+    told = [
+        minutes and f"{minutes:g} minutes at most, when the schedule ends",
+        config.ema_decay and f"scored and saved is the average of the weights, decay {config.ema_decay:g}",
+        patience and f"stops after {patience} evaluation{'s' * (patience > 1)} without a better mean IoU",
+        frozen
+        and ("encoder frozen" if frozen == 4 else f"stage 1{f' to {frozen}' * (frozen > 1)} of the encoder frozen"),
+        config.layer_decay < 1 and f"learning rate times {config.layer_decay:g} from block to block towards the input",
+        config.gradient_checkpointing and "blocks computed again for their gradients",
+    ]
+    return "; ".join(each for each in told if each)
 
 
 def _schedule(config: TrainConfig) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -561,12 +561,13 @@ def test_without_short_steps_the_order_from_the_middle_is_the_rest_of_the_whole_
 
 
 def test_without_short_steps_a_run_counts_the_steps_epochs_and_images_that_it_takes() -> None:
-    plan = Plan.over(num_rows=10, rows_per_step=4, epochs=3, max_steps=-1, drop_last=True)
+    config = configure("guide", num_train_epochs=3.0, per_device_train_batch_size=4, dataloader_drop_last=True)
+    plan = Plan.of(replace(config, eval_strategy="epoch"), num_rows=10)
     assert plan.total_steps == 6
-    assert [plan.is_due(step, "epoch", 1) for step in range(1, 7)] == [False, True] * 3
+    assert [plan.is_evaluated(step) for step in range(1, 7)] == [False, True] * 3
     assert [plan.epoch(step) for step in (1, 2, 6)] == [0.5, 1.0, 3.0]
     assert plan.num_images(range(1, 7)) == 24
-    assert Plan.over(20_210, 16, 1, 160_000, drop_last=True).num_images(range(1, 160_001)) == 16 * 160_000
+    assert Plan.of(configure("paper"), 20_210).num_images(range(1, 160_001)) == 16 * 160_000
 
 
 def test_rows_that_make_no_full_step_are_refused_before_the_folder_is_touched(settings: dict[str, Any]) -> None:
