@@ -38,7 +38,9 @@ def _run(path: Path, tmp_path_factory: pytest.TempPathFactory, steps: int = 180)
         (clone / name).symlink_to(ROOT / name)
     notebook = _read(path)
     for cell in notebook.cells:
-        cell.source = cell.source.replace("steps, batch_size, warmup_steps = 180,", f"steps, batch_size, warmup_steps = {steps},")
+        cell.source = cell.source.replace(
+            "steps, batch_size, warmup_steps = 180,", f"steps, batch_size, warmup_steps = {steps},"
+        )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("JUPYTER_RUNTIME_DIR", str(clone / "jupyter"))
@@ -74,7 +76,9 @@ def test_prediction_by_hand_is_that_of_the_segmenter(ran: Any) -> None:
 def test_the_other_language_runs_through_too(ran: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = _run(NOTEBOOKS[1], tmp_path_factory, steps=60)  # a third, for its code is the same
     assert re.findall(r"loss ([\d.]+) here", _printed(other))
-    kinds = [[[output.output_type for output in cell.get("outputs", [])] for cell in each.cells] for each in (ran, other)]
+    kinds = [
+        [[output.output_type for output in cell.get("outputs", [])] for cell in each.cells] for each in (ran, other)
+    ]
     assert kinds[0] == kinds[1]
 
 
