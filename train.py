@@ -282,8 +282,8 @@ def evaluate(
     """Loss and scores over all rows, one batch at a time, under the keys of Trainer's log.
 
     ``eval_loss`` is the mean over all valid pixels, of the first view where several are scored. Only the confusion
-    matrix keeps what has been seen, and it does not grow. Each rank takes its share of the rows, and all have the
-    scores of all of them. Asked to ``stop``, it returns nothing.
+    matrix, which comes along as ``eval_confusion``, keeps what has been seen, and it does not grow. Each rank takes its
+    share of the rows, and all have the scores of all of them. Asked to ``stop``, it returns nothing.
     """
     places = [(0, row) for row in range(ranks.rank, len(samples), ranks.count)]
     size = config.per_device_eval_batch_size
@@ -313,6 +313,7 @@ def evaluate(
     return {
         "eval_loss": float(total_loss / valid_pixels),
         **{f"eval_{name}": value for name, value in matrix.scores().entries().items()},
+        "eval_confusion": matrix.counts.cpu().numpy(),
         "eval_runtime": seconds,
         "eval_samples_per_second": len(samples) / seconds,
     }
@@ -418,6 +419,7 @@ class Run:
             self.repository = full_id(config.hub_model_id, self.output_dir, account) if account else None
             if self.ranks.is_writer:
                 self.history.open(self.output_dir, config.report_to)
+                self.about.save(self.output_dir)
                 print(aligned({"folder": str(self.output_dir)}), flush=True)
 
     def train(self) -> None:
@@ -462,8 +464,6 @@ class Run:
 
     def score(self) -> None:
         """Only evaluate, and write what comes of it."""
-        if self.ranks.is_writer:
-            self.about.save(self.output_dir)
         self.evaluate()
         if not self.history.results:
             message = "stopped before the evaluation was through; nothing was scored"
@@ -472,10 +472,8 @@ class Run:
             self.tell()
 
     def begin(self) -> None:
-        """What comes before the first step: a description, and an evaluation that is asked for or was cut off."""
+        """What comes before the first step: an evaluation that is asked for or was cut off."""
         history = self.history
-        if self.ranks.is_writer:
-            self.about.save(self.output_dir)
         due = self.plan.is_evaluated(history.step) if history.step else self.config.eval_on_start
         if due and not history.is_evaluated:
             self.evaluate()
@@ -565,7 +563,7 @@ class Run:
         """The scores as a file, the report once more with them, and the table of classes on the terminal."""
         results = self.history.results
         self.about.save(self.output_dir)
-        write_results(self.output_dir, self.history.step, results, self.about)
+        write_results(self.output_dir, self.history.step, results, self.about, self.history.confusion)
         build_report(self.output_dir)
         columns = (results[f"eval_per_category_{name}"] for name in ("iou", "accuracy", "share"))
         print(class_table(self.about.class_names, *columns))

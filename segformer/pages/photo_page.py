@@ -22,6 +22,7 @@ from PIL import Image
 
 from segformer.files import write_atomically
 from segformer.metrics import ConfusionMatrix, Scores
+from segformer.pages.confusion import confusion_section
 from segformer.pages.page import (
     Html,
     asset,
@@ -387,7 +388,10 @@ class _Totals:
         """The tables below the photos."""
         if not self.judged:
             return self._shares(names, colours)
-        return joined([self._ious(names, colours), self._confusions(names, colours, entries)])
+        matrix = confusion_section(
+            self.matrix.counts.numpy(), names, colours, {pair: number for pair, (_, number) in self.worst.items()}
+        )
+        return joined([self._ious(names, colours), self._confusions(names, colours, entries), matrix])
 
     def _ious(self, names: Sequence[str], colours: NDArray[np.uint8]) -> Html:
         scores = self.scores()

@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from segformer.metrics import Scores
 from segformer.pages.curves import NO_NUMBER, TIMES, as_number
 from segformer.pages.samples import ReportSample, load_samples
 from segformer.provenance import told_of
 from segformer.training.checkpoints import find_checkpoints
-from segformer.training.description import LAST_STEP, RESULTS_NAME, RunDescription, read_object
+from segformer.training.description import LAST_STEP, RESULTS_NAME, RunDescription, read_confusion, read_object
 from segformer.training.history import LOG_NAME
 
 _MOST_CLASSES = 4096
@@ -36,6 +40,7 @@ class RunRecord:
     class_names: Sequence[str] = ()
     samples: Sequence[ReportSample] = ()
     about: RunDescription = field(default_factory=RunDescription)
+    confusion: NDArray[np.int64] | None = None  # of the results, by label and prediction
 
     @classmethod
     def load(cls, output_dir: Path) -> RunRecord:
@@ -44,7 +49,8 @@ class RunRecord:
         results = final_results(output_dir, history)
         names = names_of_classes(output_dir, about, len(numbers_of(results, "eval_per_category_iou")))
         samples = load_samples(output_dir, last_step=history[-1]["step"] if history else None)
-        return cls(output_dir.resolve().name, history, results, names[:_MOST_CLASSES], samples, about)
+        confusion = confusion_of(output_dir, results)
+        return cls(output_dir.resolve().name, history, results, names[:_MOST_CLASSES], samples, about, confusion)
 
     @property
     def is_evaluation(self) -> bool:
@@ -93,6 +99,17 @@ def final_results(output_dir: Path, history: Sequence[Mapping[str, Any]]) -> dic
     if isinstance(step, int) and (not logged or (_is_finished(history) and step <= history[-1]["step"])):
         return saved
     return dict(logged[-1]) if logged else {}
+
+
+def confusion_of(output_dir: Path, results: Mapping[str, Any]) -> NDArray[np.int64] | None:
+    """The confusion matrix in a run's folder, if it is that of these results and not of an earlier attempt."""
+    ious = numbers_of(results, "eval_per_category_iou")
+    counts = read_confusion(output_dir, len(ious)) if 0 < len(ious) <= _MOST_CLASSES else None
+    if counts is None:
+        return None
+    as_counted = counts.astype(np.float64)
+    scores = Scores(as_counted.diagonal(), as_counted.sum(1), as_counted.sum(0))
+    return counts if np.allclose(scores.per_category_iou, ious, atol=1e-6, equal_nan=True) else None
 
 
 def numbers_of(results: Mapping[str, Any], key: str) -> list[float]:

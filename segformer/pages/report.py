@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segformer.files import write_atomically
+from segformer.pages.confusion import confusion_section
 from segformer.pages.curves import NO_NUMBER, Chart, Series, as_number, draw, noisy, readings, series_of
 from segformer.pages.page import (
     Html,
@@ -79,6 +80,9 @@ def render_report(record: RunRecord) -> Html:
         curves=_curves(record, charts),
         samples=_samples(record, steps, shown, colours),
         classes=_classes(record.results, record.class_names, colours),
+        confusion=Html("")
+        if record.confusion is None
+        else confusion_section(record.confusion, record.class_names, colours),
         settings=_settings(record.about.settings),
     )
     data = {

@@ -11,12 +11,16 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segformer.files import write_atomically
 from segformer.training.history import without_nan
 
 DESCRIPTION_NAME = "run.json"
 RESULTS_NAME = "eval_results.json"
 CLASSES_NAME = "classes.csv"
+CONFUSION_NAME = "confusion.csv"
 LAST_STEP = 2**53  # the last whole number that a script can count
 
 
@@ -50,8 +54,17 @@ class RunDescription:
         return cls(**{name: held[name] for name, kind in kinds.items() if _is(held.get(name), kind)})
 
 
-def write_results(output_dir: Path, step: int, results: Mapping[str, Any], about: RunDescription) -> None:
-    """Write the scores of a step as ``eval_results.json``, and those of every class as ``classes.csv``."""
+def write_results(
+    output_dir: Path,
+    step: int,
+    results: Mapping[str, Any],
+    about: RunDescription,
+    confusion: NDArray[np.int64] | None = None,
+) -> None:
+    """Write the scores of a step as ``eval_results.json``, those of every class as ``classes.csv``.
+
+    ``confusion[label, prediction]``, (K, K), goes to ``confusion.csv``: pixels, a row for each label.
+    """
     told = {"step": step, **results, "settings": about.settings, "provenance": about.provenance}
     write_atomically(output_dir / RESULTS_NAME, json.dumps(without_nan(told), indent=2) + "\n")
     table = io.StringIO()
@@ -61,6 +74,22 @@ def write_results(output_dir: Path, step: int, results: Mapping[str, Any], about
     for k, (name, *scores) in enumerate(zip(about.class_names, *columns, strict=True)):
         writer.writerow([k, name, *("" if math.isnan(score) else f"{score:.6f}" for score in scores)])
     write_atomically(output_dir / CLASSES_NAME, table.getvalue())
+    if confusion is not None:
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["label", *about.class_names])
+        writer.writerows([name, *row] for name, row in zip(about.class_names, confusion.tolist(), strict=True))
+        write_atomically(output_dir / CONFUSION_NAME, table.getvalue())
+
+
+def read_confusion(output_dir: Path, num_labels: int) -> NDArray[np.int64] | None:
+    """What ``write_results`` wrote of so many classes; None where there is nothing of the kind."""
+    try:
+        with (output_dir / CONFUSION_NAME).open(encoding="utf-8", newline="") as file:
+            counts = np.array([row[1:] for row in list(csv.reader(file))[1:]], np.int64)
+    except (OSError, ValueError, OverflowError, csv.Error):
+        return None
+    return counts if counts.shape == (num_labels, num_labels) and (counts >= 0).all() else None
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -148,6 +150,7 @@ class History:
         self.progress = Progress()
         self.unread: list[tuple[Tensor, Tensor]] = []
         self.results: dict[str, Any] = {}
+        self.confusion: NDArray[np.int64] | None = None  # of the same evaluation
         self._device, self._ranks = device, ranks
         self.log: Log | None = None
         self._events: EventFiles | None = None
@@ -282,6 +285,7 @@ class History:
 
     def add_evaluation(self, results: dict[str, Any], log: bool = True) -> None:
         """Take the scores of the present step, say them and, unless they were logged before, ``log`` them."""
+        self.confusion = results.pop("eval_confusion")
         self.results, self.progress.evaluated_step = results, self.step
         if log:
             self._add(results)

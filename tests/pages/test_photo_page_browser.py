@@ -207,7 +207,8 @@ def test_a_browser_without_decompression_gets_the_list(browser: Any, judged: Pat
 
 
 CONTRAST = """() => {
-    const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const numbers = (colour) => colour.match(/[\\d.]+/g).map((value, k) =>
+        colour.startsWith("color(srgb") && k < 3 ? 255 * value : Number(value));
     const light = ([red, green, blue]) => [red, green, blue].map((value) => {
         const share = value / 255;
         return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;

@@ -88,6 +88,7 @@ def test_output_folder_holds_model_results_log_card_and_checkpoints(finished: Pa
         "README.md",
         "eval_results.json",
         "classes.csv",
+        "confusion.csv",
         "log.jsonl",
         "samples.png",
         "samples",

@@ -717,7 +717,7 @@ function prepareTables() {
     });
     name.replaceChildren(button);
   }
-  for (const link of all(".confusions [data-light]")) {
+  for (const link of all("[data-light]")) {
     link.addEventListener("click", (event) => {
       event.preventDefault();
       if (state.only !== null) { state.only = null; listPhotos(); }
