@@ -77,7 +77,8 @@ def test_the_other_language_runs_through_too(ran: Any, tmp_path_factory: pytest.
     other = _run(NOTEBOOKS[1], tmp_path_factory, steps=60)  # a third, for its code is the same
     assert re.findall(r"loss ([\d.]+) here", _printed(other))
     kinds = [
-        [[output.output_type for output in cell.get("outputs", [])] for cell in each.cells] for each in (ran, other)
+        [sorted({output.output_type for output in cell.get("outputs", [])}) for cell in each.cells]
+        for each in (ran, other)
     ]
     assert kinds[0] == kinds[1]
 

@@ -114,8 +114,8 @@ class Plan:
 class Progress:
     """Where a run is, the last step that was evaluated, and the best evaluated step that was also saved.
 
-    Beside them the highest score, saved or not, and the evaluations since; the seconds that training took; and the last
-    step, where a limit of time has moved it.
+    Beside them the highest score, saved or not, and the evaluations since; and where time is limited, the seconds that
+    training took and the last step.
     """
 
     step: int = 0
@@ -173,8 +173,9 @@ class History:
         return self.progress.seconds + self._clock.seconds
 
     def state(self) -> dict[str, Any]:
-        """What ``restore`` needs of it."""
-        return {"progress": asdict(replace(self.progress, seconds=self.seconds)), "unlogged": self.read_unread()}
+        """What ``restore`` needs of it, the same in every repetition of a run unless its time is limited."""
+        seconds = 0.0 if self.plan.minutes is None else self.seconds
+        return {"progress": asdict(replace(self.progress, seconds=seconds)), "unlogged": self.read_unread()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Be where another history was when it told its ``state``."""
