@@ -86,7 +86,7 @@ def test_the_commands_of_the_pages_are_understood(
 
 def test_the_readme_has_the_two_commands() -> None:
     assert "pip install -e . && python train.py\n" in README
-    assert "pip install -e '.[test]' && pytest\n" in README
+    assert "pip install -e '.[test]' && pytest -n 3\n" in README
 
 
 @in_each_pair
