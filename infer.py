@@ -26,7 +26,7 @@ from data.labels import LabelRule
 from segformer import Segmenter, command
 from segformer.command import DEFAULT_CHECKPOINT, newest_run, parse_arguments
 from segformer.predictions import Segmented
-from segformer.training.description import RunDescription
+from segformer.training.recorded import recorded_rule, run_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,12 @@ def infer(options: argparse.Namespace) -> list[str]:
     return command.infer(options, open_truths)
 
 
-def open_truths(label_maps: Mapping[Path, Path], source: str, segmenter: Segmenter) -> Truths:
-    """The label maps of photos as the training of a model reads them."""
+def open_truths(label_maps: Mapping[Path, Path], source: str, segmenter: Segmenter, binary: bool = False) -> Truths:
+    """The label maps of photos as the training of a model reads them, or as ``binary`` masks."""
+    if binary:
+        if segmenter.model.config.num_labels != 2:
+            raise ValueError(f"--binary-masks has two classes, and {source} {segmenter.model.config.num_labels}")
+        return Truths(label_maps, LabelRule(2, False, binary=True), True)
     return Truths(label_maps, *label_rule_of(source, segmenter))
 
 
@@ -49,7 +53,7 @@ class Truths:
 
     files: Mapping[Path, Path]
     rule: LabelRule
-    is_recorded: bool  # by the run that made the model
+    is_known: bool  # by the run that made the model, or as it is said
 
     def __call__(self, done: Segmented) -> NDArray[np.uint8] | None:
         """The (H, W) truth of a photo, class ids and 255 where nothing is labelled; None without a label map."""
@@ -59,23 +63,23 @@ class Truths:
         stored = (done.path.read_bytes(), path.read_bytes())
         _, label_map = decode_pair(*stored, str(path), self.rule, lambda *_: done.photo)
         raw = np.asarray(label_map)
-        if not self.is_recorded and set(np.unique(raw)) == {0, IGNORE_INDEX}:
-            raise ValueError(f"{path} holds 0 and 255 alone; if 255 is the object, put the run's run.json by the model")
+        if not self.is_known and set(np.unique(raw)) == {0, IGNORE_INDEX}:
+            raise ValueError(f"{path} holds 0 and 255 alone; if 255 is the object, give --binary-masks")
         return np.where(raw == IGNORE_INDEX, raw, raw - np.uint8(1)) if self.rule.reduce_labels else raw  # 0 wraps
 
 
 def label_rule_of(source: str, segmenter: Segmenter) -> tuple[LabelRule, bool]:
-    """What label maps mean to a model, and whether its run recorded that, or its processor and classes have to say."""
+    """What label maps mean to a model, and whether its training recorded that, or its classes alone have to say."""
     num_labels, reduced = segmenter.model.config.num_labels, segmenter.processor.do_reduce_labels
-    for place in (Path(source), *Path(source).parents[:2]):  # of a weights file in a checkpoint, its run
-        about = RunDescription.load(place)
-        if about.labels:
-            return LabelRule.from_dict(about.labels), True
-        if about.settings:  # of a run that kept its settings only
-            binary = bool(about.settings.get("binary_masks"))
-            ignored = about.settings.get("ignore_index")
-            return LabelRule(num_labels, reduced, 255 if ignored is None and not binary else ignored, binary), True
-    logger.warning("no run.json tells how %s read its label maps: 255 is ignored, and a class is what it was", source)
+    if rule := recorded_rule(source, segmenter.processor):
+        return LabelRule.from_dict(rule), True
+    if settings := run_of(source).settings:  # of a run that kept its settings only
+        binary, ignored = bool(settings.get("binary_masks")), settings.get("ignore_index")
+        return LabelRule(num_labels, reduced, 255 if ignored is None and not binary else ignored, binary), True
+    logger.warning(
+        "nothing beside %s tells how its training read label maps: 255 is ignored, and 0 is %s",
+        *(source, "ignored too, as its processor reduces labels" if reduced else "a class"),
+    )
     return LabelRule(num_labels, reduced, IGNORE_INDEX), False
 
 

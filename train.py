@@ -61,7 +61,7 @@ from segformer.pages.samples import Shown
 from segformer.photos import decode_photo
 from segformer.provenance import provenance
 from segformer.segmenter import choose_device
-from segformer.training.arguments import parse_arguments
+from segformer.training.arguments import local_paths, parse_arguments
 from segformer.training.averaging import move_average, start_average
 from segformer.training.checkpoints import refuse_broken, rotate_checkpoints, save_checkpoint, whole_checkpoint
 from segformer.training.description import RunDescription, write_results
@@ -83,6 +83,7 @@ from segformer.training.ranks import (
 )
 from segformer.training.rates import learning_rate_factors
 from segformer.training.recipes import TrainConfig, configure
+from segformer.training.recorded import recorded_labels
 from segformer.training.resume import EarlierRun
 from segformer.training.summary import aligned, start_summary
 from segformer.views import logits_of_views
@@ -171,6 +172,7 @@ def build_model(
         do_reduce_labels=labels.rule.reduce_labels,
         keep_ratio_scale=PAPER_SCALE if config.eval_resolution == "keep-ratio" else None,
         keep_ratio_multiple=32,
+        label_rule=labels.rule.to_dict(),
     )
 
 
@@ -359,7 +361,7 @@ def describe(
     """What a run knows of itself before its first step, for its report and its model card."""
     settings = shareable(asdict(config))
     understood = [*rows.labels.lines, *(f"WARNING: {warning}" for warning in rows.labels.warnings)]
-    for name in ("label_names", "dataset"):  # paths of this machine, which run.json goes without
+    for name in ("label_names", "dataset", "checkpoint"):  # paths of this machine, which run.json goes without
         if getattr(config, name):
             understood = [line.replace(getattr(config, name), str(settings[name])) for line in understood]
     return RunDescription(
@@ -390,9 +392,9 @@ class Run:
         dtype = amp_dtype(config.amp, self.device)
         self.earlier = EarlierRun(config, self.ranks)
         with self.ranks.writer_first():  # in case something has to be fetched or drawn
-            source, rows = self.earlier.checkpoint or config.checkpoint, open_parts(config, decode_photo)
+            rows = open_parts(config, decode_photo, recorded_labels(config))
             self.step_config = config.balanced(rows.class_pixels()) if config.class_weights == "balanced" else config
-            self.model, self.processor = build_model(config, source, rows.labels)
+            self.model, self.processor = build_model(config, self.earlier.checkpoint or config.checkpoint, rows.labels)
             self.train_samples, self.eval_samples = build_samples(config, self.processor, rows)
         self.model.config.check_image_size(*self.processor.size)
         self.step_config.objective.check_classes(self.model.config.num_labels)
@@ -407,8 +409,7 @@ class Run:
         self.rows = self.train_samples.identity()
         self.about = describe(config, self.model, self.processor, self.plan, rows)
         self.earlier.restore(self.model, self.optimizer, self.scaler, self.history, self.rows, self.about)
-        publishing = config.push_to_hub and self.ranks.is_writer
-        account = check_login(config.hub_model_id) if publishing else None
+        account = check_login(config.hub_model_id) if config.push_to_hub and self.ranks.is_writer else None
         if config.compile:
             self.model.compile(dynamic=False)  # with its sizes left open the training graph fails in inductor
         self.distributed = distribute(self.model, self.ranks, self.device)
@@ -526,6 +527,7 @@ class Run:
             "rows": self.rows,
             "config": asdict(self.config),
             "labels": self.about.labels,
+            "paths": local_paths(self.config),
             **history.state(),
             "weights": self.model.state_dict() if self.scored is not self.model else {},
             "optimizer": self.optimizer.state_dict(),

@@ -81,11 +81,18 @@ def parse_classes(text: str, source: str) -> Classes:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file; ValueError, naming it, for one in another encoding."""
+    """The text of a UTF-8 file. Raises ValueError, naming it, for a folder and for what is no such text."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it")
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {path}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError(f"{path} is no text (byte {text.encode().index(0)} is 0); name a file of text")
+    return text
 
 
 def agree(several: Sequence[Classes]) -> Classes | None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.labels import SCENE_PARSE_LABELS, Colour, LabelRule, colour_of
+from data.words import counted
 
 # A photo's encoded bytes, and what to call it in a ValueError, to an upright RGB image.
 OpenPhoto = Callable[[bytes, str], Image.Image]
@@ -155,8 +156,8 @@ class StoredMap:
         first = [colour_of(int(code)) for code in codes[counts.argsort()[::-1][:_MOST_NAMED]]]
         shown = ", ".join(map(str, first)) + (", ..." if len(codes) > _MOST_NAMED else "")
         return (
-            f"{len(codes)} colours ({shown}); a class file that gives the colours turns them into class ids: "
-            "labelmap.txt or class_dict.csv beside the data, or named as --label-names"
+            f"{counted(len(codes), 'colour')} ({shown}), which are class ids only to a model whose training read the "
+            "colours of its classes from a labelmap.txt or class_dict.csv beside the data; save it as class ids"
         )
 
 

@@ -24,17 +24,29 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from data.class_files import read_text
+from data.class_files import Classes, read_classes, read_text
 from data.classes import CITYSCAPES_NAMES, CITYSCAPES_VALUES, IGNORE_INDEX, NUM_LABELS
-from data.decoding import decode_pair
-from data.labels import LabelRule
-from data.layouts import IMAGES, Files, Layout, Naming, ending, find_layout, is_layout, list_layout, pair_files
+from data.decoding import StoredMap, decode_pair
+from data.labels import SCENE_PARSE_LABELS, LabelRule
+from data.layouts import (
+    IMAGES,
+    Files,
+    Layout,
+    Naming,
+    class_files_beside,
+    ending,
+    find_layout,
+    is_layout,
+    list_layout,
+    pair_files,
+)
 from data.lists import LIST_ENDINGS
 from data.sources.cache import FULL
 from data.sources.columns import Known
 from data.sources.saved import saved_splits
 from data.sources.shards import write_shard
 from data.splits import NoSplitError, split_named
+from data.words import counted
 
 ROWS_PER_SHARD = 10_000
 _SCENE_CATEGORIES = "sceneCategories.txt"
@@ -145,7 +157,7 @@ def _read_scene_categories(path: Path) -> tuple[list[str], dict[str, int]]:
     for number, words in enumerate(lines, 1):
         if len(words) not in (0, 2):
             raise ValueError(
-                f"line {number} of {path} has {len(words)} words; it takes an image's name and its category"
+                f"line {number} of {path} has {counted(len(words), 'word')}; it takes an image's name and its category"
             )
     category_of = dict(words for words in lines if words)
     categories = list(dict.fromkeys(category_of.values()))
@@ -157,12 +169,13 @@ def _read_scene_categories(path: Path) -> tuple[list[str], dict[str, int]]:
 
 
 def folders_to_shards(
-    source: Path, out: Path, rule: LabelRule | None = None, rows_per_shard: int = ROWS_PER_SHARD
+    source: Path, out: Path, rule: LabelRule | None = None, rows_per_shard: int = ROWS_PER_SHARD, check: bool = False
 ) -> dict[str, int]:
     """Write every split of a folder to ``out``/<split>/0000.parquet and so on; returns the number of rows of each.
 
-    With a ``rule`` every pair is decoded before anything is written. The shards hold the files' own bytes, so whoever
-    reads them needs the same rule. Shards get their names when the last one is whole; on any error none is left.
+    To ``check``, and with a ``rule`` in any case, every pair is decoded before anything is written. The shards hold the
+    files' own bytes, so whoever reads them needs the same rule, and files that name the classes go along. Shards get
+    their names when the last one is whole; on any error none is left.
 
     Raises what ``Folder`` raises; ValueError for an ``out`` that is not empty, and for rows that break the rule, with a
     line for each of the first ten; OSError, with the space that it takes, for a disk that is too full.
@@ -176,10 +189,10 @@ def folders_to_shards(
     free_bytes = shutil.disk_usage(next(folder for folder in (out, *out.absolute().parents) if folder.exists())).free
     if needed_bytes > free_bytes:
         raise _too_full(out, needed_bytes, f"{_mebibytes(free_bytes)} are free")
-    if rule is not None and (problems := _find_problems(folders, rule)):
+    if (check or rule is not None) and (problems := _find_problems(folders, rule)):
         raise ValueError("\n".join(problems))
     try:
-        _write_shards(folders, out, rows_per_shard)
+        _write_shards(folders, out, rows_per_shard, list(class_files(source)))
     except OSError as error:
         if error.errno in FULL:
             raise _too_full(out, needed_bytes, os.strerror(error.errno)) from error
@@ -187,15 +200,27 @@ def folders_to_shards(
     return {folder.split: folder.num_rows for folder in folders}
 
 
-def _find_problems(folders: list[Folder], rule: LabelRule) -> list[str]:
-    """A line for each of the first rows that cannot be used."""
+def class_files(source: Path) -> dict[Path, Classes]:
+    """The files beside the data that name the classes, as far as they can be read."""
+    found = {}
+    for file in class_files_beside(source):
+        with suppress(ValueError):
+            found[file] = read_classes(file)
+    return found
+
+
+def _find_problems(folders: list[Folder], rule: LabelRule | None) -> list[str]:
+    """A line for each of the first rows that cannot be used, whatever their values mean where no rule says that."""
     problems: list[str] = []
     places = [(folder, row) for folder in folders for row in range(folder.num_rows)]
     for folder, row in tqdm(places, "checking", unit="row", disable=None):
         try:
             columns = folder.row(row)
             image, annotation = (columns[name] or {} for name in ("image", "annotation"))
-            decode_pair(image.get("bytes"), annotation.get("bytes"), folder.where(row), rule)
+            stored = image.get("bytes"), annotation.get("bytes")
+            if rule is None and stored[1] is not None:
+                StoredMap(stored[1], folder.where(row))
+            decode_pair(stored[0], stored[1] if rule else None, folder.where(row), rule or SCENE_PARSE_LABELS)
         except (ValueError, OSError) as error:
             problems.append(" ".join(str(error).splitlines()))
         if len(problems) == _MOST_PROBLEMS:
@@ -203,9 +228,10 @@ def _find_problems(folders: list[Folder], rule: LabelRule) -> list[str]:
     return problems
 
 
-def _write_shards(folders: list[Folder], out: Path, rows_per_shard: int) -> None:
+def _write_shards(folders: list[Folder], out: Path, rows_per_shard: int, beside: Sequence[Path]) -> None:
     out_is_new = not out.exists()
     shards: list[Path] = []
+    copies = [out / file.name for file in beside]
     try:
         with tqdm(None, "writing", sum(folder.num_rows for folder in folders), unit="row", disable=None) as progress:
             for folder in folders:
@@ -213,9 +239,13 @@ def _write_shards(folders: list[Folder], out: Path, rows_per_shard: int) -> None
                     shards.append(out / folder.split / f"{first // rows_per_shard:04d}.parquet")
                     rows = range(first, min(first + rows_per_shard, folder.num_rows))
                     write_shard(_unfinished(shards[-1]), _rows(folder, rows, progress), folder.scene_categories)
+        for file, copy in zip(beside, copies, strict=True):
+            shutil.copyfile(file, copy)
         for shard in shards:
             _unfinished(shard).replace(shard)
     except BaseException:  # an interrupt, too
+        for copy in copies:
+            copy.unlink(missing_ok=True)
         _remove(shards, out if out_is_new else None)
         raise
 
@@ -283,10 +313,13 @@ def main() -> int:
     """Run from the command line; every mistake in the flags or the data is one line, not a traceback."""
     options = parse_arguments()
     try:
-        rule = label_rule(options)
-        counts = folders_to_shards(
-            options.source, options.out, None if options.no_check else rule, options.rows_per_shard
-        )
+        rule: LabelRule | None = label_rule(options)
+        flags = options.num_labels, options.ignore_index
+        is_said = options.no_reduce_labels or options.binary_masks or any(flag is not None for flag in flags)
+        if options.no_check or (not is_said and any(each.colours for each in class_files(options.source).values())):
+            rule = None  # the classes of colours are told by these files, when a model is trained
+        sizes = options.rows_per_shard, not options.no_check
+        counts = folders_to_shards(options.source, options.out, rule, *sizes)
     except (ValueError, OSError, MemoryError, pa.ArrowException) as error:
         for line in str(error).splitlines() or [type(error).__name__]:
             print(f"error: {line}", file=sys.stderr)
@@ -295,7 +328,7 @@ def main() -> int:
         print("interrupted; no shard was kept", file=sys.stderr)
         return 130
     for split, count in counts.items():
-        print(f"{split}: {count} rows in {options.out / split}")
+        print(f"{split}: {counted(count, 'row')} in {options.out / split}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from data.class_files import Colour, is_integer, read_label_names
 from data.classes import IGNORE_INDEX, NUM_LABELS
+from data.words import counted
 
 __all__ = ["SCENE_PARSE_LABELS", "Colour", "LabelRule", "read_label_names"]
 
@@ -97,13 +99,24 @@ class LabelRule:
         return self.binary or self.values in (((0, 0), (1, 1)), ((0, 0), (255, 1)))
 
     @property
+    def classes_left(self) -> set[int]:
+        """The classes that a pixel can be: those whose value is not ignored instead."""
+        if self.colours:
+            raw = {raw for _, raw in self.colours if raw not in self.ignored}
+        else:
+            stored = {*range(256), *(value for value, _ in self.values)}
+            raw = {meaning for value in stored if (meaning := self.meaning(value)) is not None}
+        return {self.class_of(each) for each in raw} - {IGNORE_INDEX}
+
+    @property
     def highest(self) -> int:
         """The highest raw value of a class."""
         return self.num_labels if self.reduce_labels else self.num_labels - 1
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return asdict(self)
+        entries: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return entries
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> LabelRule:
@@ -122,7 +135,7 @@ class LabelRule:
         if self.is_binary:
             objects = self.values[1][0]
             return f"masks: 0 is the background, {objects} the object; all else is refused (--binary-masks takes it)"
-        count = f"{self.num_labels} class{'' if self.num_labels == 1 else 'es'}"
+        count = counted(self.num_labels, "class")
         if self.colours:
             void = [colour for colour, raw in self.colours if self.class_of(raw) == IGNORE_INDEX]
             ignored = ", ".join(map(str, void)) if void else "none"
@@ -136,7 +149,7 @@ class LabelRule:
         )
         others = [str(value) for value in self.ignored if value]
         if self.values:
-            known = f"{len(self.values)} stored values stand for 0 to {self.highest} or are ignored"
+            known = f"{counted(len(self.values), 'stored value')} for 0 to {self.highest} or what is ignored"
             return f"{count}; {known} (the layout decides, --label-names and --num-labels read them as they are)"
         if others:
             return f"{count}; {zero}; {', '.join(others)} ignored (--ignore-index decides)"
@@ -211,9 +224,10 @@ class LabelRule:
         classes = f"{lowest} to {self.highest}" if not self.values else f"those of its table, {_few(self.values)}"
         message = f"label map of {where} holds {value}; its classes are {classes}{ignored}"
         if self.is_binary:
-            return f"{message}; if every value above 0 is the object, set binary (--binary-masks)"
+            return f"{message}; if every value above 0 is the object, give --binary-masks"
         if value == 255 and not self.ignored:
-            return f"{message}; if 255 means ignored, set ignore_index; if it means the object of a mask, set binary"
+            cure = "if 255 means ignored, set ignore_index; if it means the object of a mask, give --binary-masks"
+            return f"{message}; {cure}"
         return message
 
     def _stray_colours(self, strays: NDArray[np.uint32], total: int, where: str) -> str:
@@ -221,7 +235,7 @@ class LabelRule:
         commonest = int(codes[counts.argmax()])
         message = (
             f"label map of {where} holds the colour {colour_of(commonest)} in {counts.max() / total:.2%} of its "
-            f"pixels, which the class file lacks; it has {len(self.colours)} colours"
+            f"pixels, which the class file lacks; it has {counted(len(self.colours), 'colour')}"
         )
         if len(codes) > len(self.colours):
             return f"{message}. {len(codes)} such colours look blended at edges: save masks without smoothing, as PNG"

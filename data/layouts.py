@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from data.class_files import CLASS_FILES, MAYBE_CLASS_FILES
 from data.lists import LIST_ENDINGS, listed_by_split, listed_names, listed_pairs
 from data.splits import SPLIT_NAMES, split_named
+from data.words import counted
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".gif", ".avif")
 EXACT_ENDINGS = (".png", ".bmp", ".tif", ".tiff")  # JPEG and WebP blur class ids, GIF numbers them anew
@@ -138,6 +140,17 @@ def is_layout(root: Path) -> bool:
     except ValueError:
         return True
     return True
+
+
+def class_files_beside(source: Path) -> list[Path]:
+    """The files beside the photos of a folder, or beside a list or shard, that may say what classes are called."""
+    folder = source if source.is_dir() else source.parent
+    folders = [folder]
+    if is_layout(folder):
+        layout = find_layout(folder)
+        folders += [layout.base, *(split.images for split in layout.splits.values())]
+    names = (*CLASS_FILES, *MAYBE_CLASS_FILES)
+    return [each / name for each in dict.fromkeys(folders) for name in names if (each / name).is_file()]
 
 
 def pair_files(split: Split, lossy: bool = False) -> Files:
@@ -334,16 +347,18 @@ def _pair(split: Split, endings: tuple[str, ...]) -> Files:
     others = _by_key((file for file in files if ending(file) not in endings), naming.label)
     alone = [key for key in photos if annotations and key not in label_maps]
     problems = {
-        "images that differ only in their ending": [" and ".join(two) for two in photos.values() if len(two) > 1],
-        "annotations that differ only in their ending": [" and ".join(x) for x in label_maps.values() if len(x) > 1],
-        "images without annotation": [photos[key][0] for key in alone if key not in others]
+        "image in files that differ only in their ending": [" and ".join(x) for x in photos.values() if len(x) > 1],
+        "annotation in files that differ only in their ending": [
+            " and ".join(x) for x in label_maps.values() if len(x) > 1
+        ],
+        "image without annotation": [photos[key][0] for key in alone if key not in others]
         + [file for file in pictures if _key(_stem(file), naming.photo) is None],
-        "annotations without image": [label_maps[key][0] for key in label_maps if key not in photos],
-        "annotations that are no PNG, BMP or TIFF, which alone keep class ids": [
+        "annotation without image": [label_maps[key][0] for key in label_maps if key not in photos],
+        "annotation in another form than PNG, BMP or TIFF, which alone keep class ids": [
             others[key][0] for key in alone if key in others
         ],
     }
-    found = [f"{len(names)} {kind} ({_first(names)})" for kind, names in problems.items() if names]
+    found = [f"{counted(len(names), *_of_kind(kind))} ({_first(names)})" for kind, names in problems.items() if names]
     if found:
         rule = "an image and its annotation have the same path and name, but for the ending"
         raise ValueError(f"{images} and {annotations or 'no annotations'}: {'; '.join(found)}; {rule}")
@@ -370,7 +385,7 @@ def _chosen(files: Files, split: Split) -> list[tuple[str, str | None]]:
         else:
             chosen.append(pair)
     if gone or not chosen:
-        what = f"{len(gone)} names of no image in {split.images} ({_first(gone)})" if gone else "no name"
+        what = f"{counted(len(gone), 'name')} of no image in {split.images} ({_first(gone)})" if gone else "no name"
         raise ValueError(
             f"{file} has {what}; a list has the name of an image in every line, with its ending or without"
         )
@@ -441,6 +456,12 @@ def _stem(file: str) -> str:
 def ending(file: str) -> str:
     """The ending of a path, in lower case."""
     return os.path.splitext(file)[1].lower()
+
+
+def _of_kind(kind: str) -> tuple[str, str]:
+    """What is wrong with one file, and with several."""
+    noun, rest = kind.split(" ", 1)
+    return kind, f"{noun}s {rest}"
 
 
 def _first(names: list[str]) -> str:

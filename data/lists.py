@@ -9,6 +9,7 @@ from pathlib import Path
 from data.class_files import read_text
 from data.sources.columns import IMAGE_NAMES, LABEL_NAMES
 from data.splits import split_named
+from data.words import counted
 
 LIST_ENDINGS = (".txt", ".csv", ".tsv", ".lst")
 _SPLIT_HEADS = {"split", "set", "subset", "partition", "fold"}
@@ -48,7 +49,9 @@ def _by_split(file: Path, base: Path) -> dict[str, Pairs]:
     gone = []
     for number, cells in rows[has_header:]:
         if len(cells) <= max(photo, label, split or 0):
-            raise ValueError(f"line {number} of {file} has {len(cells)} cells; others have {len(rows[0][1])}")
+            raise ValueError(
+                f"line {number} of {file} has {counted(len(cells), 'cell')}; others have {len(rows[0][1])}"
+            )
         paths = [_find(cells[place], file, base) for place in (photo, label)]
         gone += [f"line {number}, {cells[p]!r}" for p, path in zip((photo, label), paths, strict=True) if not path]
         word = "" if split is None else split_named(cells[split]) or cells[split]
@@ -56,7 +59,7 @@ def _by_split(file: Path, base: Path) -> dict[str, Pairs]:
     if gone:
         more = ", ..." if len(gone) > 3 else ""
         raise ValueError(
-            f"{file} names {len(gone)} files that are not there ({'; '.join(gone[:3])}{more}); mend the list"
+            f"{file} names what is not there: {counted(len(gone), 'file')} ({'; '.join(gone[:3])}{more}); mend the list"
         )
     return found
 
@@ -75,8 +78,8 @@ def _columns(rows: list[Row], file: Path, base: Path) -> tuple[int, int, int | N
     if len(photos) > 1 or len(labels) > 1 or len(places) != 2:
         shown = ", ".join(rows[0][1])
         raise ValueError(
-            f"{file} has {len(places)} columns of files that are there ({shown}); a list of pairs has two, of photos "
-            "and of label maps, in this order or under a header such as image,mask"
+            f"{file} has {counted(len(places), 'column')} of files that are there ({shown}); a list of pairs has two, "
+            "of photos and of label maps, in this order or under a header such as image,mask"
         )
     return places[0], places[1], split if has_header else None, has_header
 

@@ -26,10 +26,11 @@ from tqdm import tqdm
 from data.classes import IGNORE_INDEX
 from data.decoding import StoredMap, decode_pair
 from data.labels import LabelRule, code_of
-from data.parts import open_splits, said_of
-from data.sceneparse import SceneParse150, train_test_split
+from data.parts import hold_out, open_splits, said_of
+from data.sceneparse import SceneParse150
 from data.survey import KINDS, Fault, Findings, Survey, compare_splits, judge_classes
 from data.understanding import FIRST_ROWS, Flags, Understanding, understand
+from data.words import noun
 from segformer.console import FlagParser, one_line, speak_plainly
 from segformer.files import write_atomically
 from segformer.pages.look_page import STRAY, Example, LookedAt, Problem, SplitShares, render_look, share_text
@@ -78,7 +79,7 @@ def look(config: TrainConfig) -> Looked:
     splits, findings = [split for split in open_splits(config, decode_photo) if split is not None], Findings()
     if len(splits) == 1:
         try:
-            train_test_split(splits[0], config.test_size, config.seed)
+            hold_out(splits[0], config)
         except ValueError as error:
             findings.say("start", str(error))
     labels, refusal, is_guess = understand_most(splits[0], said_of(config))
@@ -217,10 +218,11 @@ def page_of(looked: Looked, seconds: float) -> LookedAt:
     names, labels = names_of(looked), looked.labels
     first = looked.surveys[0]
     count, stops = len(looked.findings), sum(finding.stops for finding in looked.findings.values())
-    kinds = f"kind{'' if count == 1 else 's'} of fault" + (f", {stops} of which would stop training" if stops else "")
+    kinds = noun(count, "kind") + " of fault" + (f", {stops} of which would stop training" if stops else "")
     headline = {kinds: f"{count}"}
-    headline |= {f"photos in {survey.split}": f"{len(survey.dataset):,}" for survey in looked.surveys}
-    headline |= {"classes": f"{len(names)}", "ignored": share_text(first.tally.shares().ignored_share)}
+    photos = {survey.split: len(survey.dataset) for survey in looked.surveys}
+    headline |= {f"{noun(count, 'photo')} in {split}": f"{count:,}" for split, count in photos.items()}
+    headline |= {noun(len(names), "class"): f"{len(names)}", "ignored": share_text(first.tally.shares().ignored_share)}
     facts = {"Data": first.dataset.source, "Sizes": "; ".join(f"{s.split}: {sizes_of(s)}" for s in looked.surveys)}
     facts |= {"Labels": "; ".join(labels.lines[1:]) or "values stand for themselves, for now"}
     facts |= {"At start": f"training will warn: {'; '.join(labels.warnings)}"} if labels.warnings else {}

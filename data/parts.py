@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from torch.utils.data import Subset
@@ -12,8 +14,9 @@ from data.labels import SCENE_PARSE_LABELS, LabelRule
 from data.sceneparse import SceneParse150, train_test_split
 from data.shares import class_shares
 from data.sources.choice import named_classes
-from data.splits import NoSplitError
-from data.understanding import FIRST_ROWS, Flags, Understanding, understand
+from data.splits import EmptySplitError, NoSplitError
+from data.understanding import FIRST_ROWS, Flags, KnownLabels, Understanding, understand
+from data.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -67,41 +70,80 @@ class Parts(NamedTuple):
         return pixels
 
 
-def open_parts(settings: Settings, open_photo: OpenPhoto) -> Parts:
-    """Open the rows that the settings name, and read the first of them.
+class RecordedLabels(Protocol):
+    """What a model that is only scored knows of the label maps it was trained on."""
 
-    Raises ValueError where settings and label maps leave two readings, and for a first row that cannot be read.
+    @property
+    def source(self) -> str: ...
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+    @property
+    def rule(self) -> dict[str, Any]: ...
+
+
+def open_parts(settings: Settings, open_photo: OpenPhoto, recorded: RecordedLabels | None = None) -> Parts:
+    """Open the rows that the settings name, and read the first of them; what is ``recorded`` fills in what they leave.
+
+    Raises ValueError where settings and label maps leave two readings, and for a first row that cannot be read, or has
+    no label map.
     """
     rows, scored = open_splits(settings, open_photo)
-    labels = understand(rows, said_of(settings))
+    for split, flag in ((scored, "--eval-split"), (rows, "--split")):
+        if split is not None:
+            _check_annotated(split, flag)
+    said = said_of(settings)
+    if recorded:
+        rule = LabelRule.from_dict(recorded.rule)
+        said = replace(said, known=KnownLabels(recorded.source, recorded.class_names, rule))
+    labels = understand(rows, said)
     rows = rows.with_rule(labels.rule)
     rows[0]  # a photo that cannot be read is told of before anything is made
-    if scored is not None:
-        scored = scored.with_rule(labels.rule)
-        scored[0]
-        for row in range(min(FIRST_ROWS, len(scored))):
-            if encoded := scored.encoded(row)[1]:
-                decode_label_map(encoded, scored.where(row), labels.rule)
-        return Parts(rows, scored, labels)
-    return Parts(*train_test_split(rows, settings.test_size, settings.seed), labels)
+    if scored is None:
+        return Parts(*hold_out(rows, settings), labels)
+    scored = scored.with_rule(labels.rule)
+    scored[0]
+    for row in range(min(FIRST_ROWS, len(scored))):
+        if encoded := scored.encoded(row)[1]:
+            decode_label_map(encoded, scored.where(row), labels.rule)
+    return Parts(rows, scored, labels)
+
+
+def hold_out(rows: SceneParse150, settings: Settings) -> tuple[Subset[Any], Subset[Any]]:
+    """The rows of a split to train on and those held out of it. Raises ValueError where either would be none."""
+    count = math.ceil(settings.test_size * len(rows))
+    if 0 < count < len(rows):
+        return train_test_split(rows, settings.test_size, settings.seed)
+    left = f"leaves none of the {counted(len(rows), 'row')} of --split {settings.split} to train on"
+    nothing = "--test-size 0 holds out no row to score" if not count else f"--test-size {settings.test_size:g} {left}"
+    raise ValueError(f"{nothing}; name rows to score by --eval-split, or give more rows or another share")
+
+
+def _check_annotated(rows: SceneParse150, flag: str) -> None:
+    if not any(rows.encoded(row)[1] for row in range(min(FIRST_ROWS, len(rows)))):
+        raise ValueError(f"{flag} {rows.split}: {rows.where(0)} has no label map; name a split whose rows have one")
 
 
 def open_splits(settings: Settings, open_photo: OpenPhoto) -> tuple[SceneParse150, SceneParse150 | None]:
     """The split to train on, and the one to score, or None where part of the former is held out; not understood yet."""
     unread = LabelRule(2, False, binary=True) if settings.binary_masks else SCENE_PARSE_LABELS
 
-    def open_split(name: str) -> SceneParse150:
+    def open_split(name: str, flag: str) -> SceneParse150:
         columns = settings.image_column, settings.label_column
-        return SceneParse150(settings.dataset, name, unread, open_photo, *columns)
+        try:
+            return SceneParse150(settings.dataset, name, unread, open_photo, *columns)
+        except EmptySplitError as error:
+            raise ValueError(f"{flag}: {error}") from error
+        except NoSplitError as error:
+            raise NoSplitError(f"{flag}: {error}") from error
 
     scored: SceneParse150 | None = None
     if settings.eval_split is not None:
         try:
-            scored = open_split("validation" if settings.eval_split == "auto" else settings.eval_split)
+            scored = open_split("validation" if settings.eval_split == "auto" else settings.eval_split, "--eval-split")
         except NoSplitError:
             if settings.eval_split != "auto":
                 raise
-    return scored if scored and settings.eval_only else open_split(settings.split), scored
+    return scored if scored and settings.eval_only else open_split(settings.split, "--split"), scored
 
 
 def said_of(settings: Settings) -> Flags:

@@ -20,7 +20,8 @@ from data.sources.choice import classes_beside, open_rows
 from data.sources.columns import Asked
 from data.sources.hub import HOME, SCENE_PARSE_150
 from data.sources.shards import Rows
-from data.splits import SplitPart, parse_split
+from data.splits import EmptySplitError, SplitPart, parse_split
+from data.words import counted
 
 Pair = tuple[Image.Image, Image.Image | None]
 
@@ -69,7 +70,7 @@ class SceneParse150(Dataset[Pair]):
         for part in parts:
             self._rows += _places(part, sources[part.name])
         if not self._rows:
-            raise ValueError(f"split {split!r} of {source} is empty; it selects no row")
+            raise EmptySplitError(f"split {split!r} of {source} is empty; it selects no row")
         wanted: dict[Rows, set[int]] = {}
         for rows, row in self._rows:
             wanted.setdefault(rows, set()).add(row)
@@ -84,7 +85,7 @@ class SceneParse150(Dataset[Pair]):
         return decode_pair(*encoded, self.where(index), self.label_rule, self.open_photo)
 
     def __repr__(self) -> str:
-        return f"SceneParse150({self.source!r}, {self.split!r}: {len(self)} rows)"
+        return f"SceneParse150({self.source!r}, {self.split!r}: {counted(len(self), 'row')})"
 
     def classes(self) -> tuple[Classes | None, list[str]]:
         """The classes that files beside the data name, or its own metadata; and what to say of files passed over."""
@@ -162,6 +163,7 @@ def train_test_split(
         raise ValueError(f"test_size is {test_size}; a share lies between 0 and 1, a number of rows is an int")
     test_count = math.ceil(test_size * count) if isinstance(test_size, float) else test_size
     if not 0 < test_count < count:
-        raise ValueError(f"test_size is {test_size}, {test_count} of {count} rows; both parts need at least one row")
+        of_rows = f"{test_count} of {counted(count, 'row')}"
+        raise ValueError(f"test_size is {test_size}, {of_rows}; both parts need at least one row")
     order = np.random.default_rng(seed).permutation(count).tolist()
     return Subset(dataset, order[test_count:]), Subset(dataset, order[:test_count])

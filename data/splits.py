@@ -32,6 +32,10 @@ class NoSplitError(ValueError):
     """A source does not have the split that was asked for."""
 
 
+class EmptySplitError(ValueError):
+    """An expression selects no row of the splits that it names."""
+
+
 @dataclass(frozen=True)
 class SplitPart:
     """One term of an expression: the split's name and the two ends of its slice, as written ("10%", "-5" or "")."""

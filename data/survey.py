@@ -22,6 +22,7 @@ from data.labels import LabelRule
 from data.sceneparse import SceneParse150
 from data.shares import RowsKey, Tally, in_order, keep_shares
 from data.understanding import Understanding
+from data.words import counted
 
 MOST_ROWS = 20  # that are named of one kind
 _MOST_HOLDERS = 3  # rows that are remembered of a class
@@ -41,7 +42,7 @@ class Kind(NamedTuple):
     title: str
     advice: str
     stops: bool = False
-    counts: str = "rows"  # what there are many of
+    counts: str = "row"  # what there are many of
 
 
 KINDS = {
@@ -68,7 +69,7 @@ KINDS = {
     "constant": Kind("Label maps of one value", "Right for a photo of one thing; else the export went wrong."),
     "blank": Kind("Photos of one colour", "A camera's or an export's failure, most often."),
     "never": Kind("Classes that never occur", "They cannot be learned, or are not scored; are the names in order?"),
-    "rare": Kind("Classes with next to nothing", "Too little to learn from, or slips of the pen.", counts="classes"),
+    "rare": Kind("Classes with next to nothing", "Too little to learn from, or slips of the pen.", counts="class"),
     "small": Kind("Very small photos", f"A side is below {_SMALL} pixels: little more than one feature of the model."),
     "unlike": Kind("Sizes unlike the others", "Thumbnails or scans among photos are resized to the same size."),
 }
@@ -100,9 +101,7 @@ class Finding:
     @property
     def counted(self) -> str:
         """How many there are, in words; nothing where they are of no row."""
-        many = KINDS[self.kind].counts
-        one = {"rows": "row", "classes": "class"}[many]
-        return f"{self.count:,} {one if self.count == 1 else many}" if self.count else ""
+        return counted(self.count, KINDS[self.kind].counts) if self.count else ""
 
 
 class Findings(dict[str, Finding]):
@@ -361,7 +360,7 @@ def judge_classes(survey: Survey, labels: Understanding) -> None:
     for k, name in names.items():
         share, photos = shares.of_pixels[k], shares.photos[k]
         if photos and (share < _NEXT_TO_NOTHING or (photos == 1 and shares.rows >= _ENOUGH_ROWS)):
-            held = f"{100 * share:.2g} % of the labelled pixels, in {photos} of {shares.rows} photos"
+            held = f"{100 * share:.2g} % of the labelled pixels, in {photos} of {counted(shares.rows, 'photo')}"
             others = [survey.dataset.where(row) for row in survey.holders[k][1:]]
             survey.fault("rare", survey.holders[k][0], f"{name}: {held}{', as ' * bool(others)}{', '.join(others)}")
     if said := _shifted(survey, rule, names):

@@ -18,6 +18,7 @@ from data.classes import CLASS_NAMES, ID2LABEL, IGNORE_INDEX, NUM_LABELS
 from data.decoding import StoredMap, decode_label_map
 from data.labels import SCENE_PARSE_LABELS, LabelRule, colour_of
 from data.sceneparse import SceneParse150
+from data.words import counted
 
 FIRST_ROWS = 20
 MOST_COLOURS = 32  # that are listed
@@ -31,14 +32,27 @@ _BINARY_NAMES = ("background", "object")
 
 
 @dataclass(frozen=True)
+class KnownLabels:
+    """The classes of a model, and the rule by which its training read label maps; ``source`` is the model."""
+
+    source: str
+    names: tuple[str, ...]
+    rule: LabelRule
+
+
+@dataclass(frozen=True)
 class Flags:
-    """What the user says of the labels; None where nothing is said. ``classes`` are those of --label-names."""
+    """What the user says of the labels; None where nothing is said. ``classes`` are those of --label-names.
+
+    ``known`` is what the model that is scored was trained on, for all that neither the user nor the data says.
+    """
 
     classes: Classes | None = None
     num_labels: int | None = None
     reduce_labels: bool | None = None
     ignore_index: int | tuple[int, ...] | None = None
     binary: bool = False
+    known: KnownLabels | None = None
 
 
 NOTHING_SAID = Flags()
@@ -76,17 +90,27 @@ def understand(dataset: SceneParse150, flags: Flags = NOTHING_SAID, rows: int = 
     held = look(dataset, rows, flags.binary)
     beside, passed_over = (None, []) if flags.classes else dataset.classes()
     classes = flags.classes or beside
-    if _is_scene_parse(dataset, classes, flags):
+    known = _known(dataset, classes, flags)
+    if known:
+        classes = Classes(known.source, known.names)
+    if known and replace(flags, known=None) == NOTHING_SAID and bool(known.rule.colours) == bool(held.coloured):
+        found = Understanding(known.rule, dict(enumerate(known.names)))
+        _check_values(dataset, held, found.rule)
+    elif _is_scene_parse(dataset, classes, flags):
         found = Understanding(_scene_parse_rule(flags), ID2LABEL)
         _check_values(dataset, held, found.rule)
     elif held.coloured or _by_palette(held, classes):
         found = _by_colour(dataset, held, classes, flags)
     else:
         found = _by_value(dataset, held, classes, flags, beside is not None)
-    lines = [f"{dataset.source}, {dataset.split}: {len(dataset)} rows{'; ' + dataset.about if dataset.about else ''}"]
+    _check_that_there_is_a_choice(found)
+    about = f"; {dataset.about}" if dataset.about else ""
+    lines = [f"{dataset.source}, {dataset.split}: {counted(len(dataset), 'row')}{about}"]
     names = [name.strip() for name in found.id2label.values()]
-    origin = f" by {classes.source} (--label-names)" if classes else ""
-    lines += [f"{_count(len(names))}{origin}: {_few(names)}", f"labels: {found.rule.describe()}", *found.lines]
+    trained = ", which was trained on them" if known else ""
+    origin = f" by {classes.source}{trained} (--label-names)" if classes else ""
+    lines += [f"{counted(len(names), 'class')}{origin}: {_few(names)}", f"labels: {found.rule.describe()}"]
+    lines += found.lines
     warnings = [*passed_over, *found.warnings, *_check_rows(dataset, found, held)]
     return replace(found, lines=lines, warnings=warnings)
 
@@ -127,6 +151,24 @@ def _add(held: Held, stored: StoredMap, where: str) -> None:
             known = held.palette.setdefault(value, colour)
             if known != colour and not held.clash:
                 held.clash = f"palette index {value} is {known} in one and {colour} in {where}"
+
+
+def _known(dataset: SceneParse150, classes: Classes | None, flags: Flags) -> KnownLabels | None:
+    """What the model was trained on, where neither flags nor the data name the classes."""
+    is_said = classes or dataset.values or flags.binary or flags.num_labels is not None
+    return None if is_said else flags.known
+
+
+def _check_that_there_is_a_choice(found: Understanding) -> None:
+    """Refuse a rule by which every pixel is of one class, or ignored."""
+    left = found.rule.classes_left
+    if len(left) > 1:
+        return
+    only = f"{found.id2label[min(left)].strip()!r} is the only class that is left" if left else "no class is left"
+    raise ValueError(
+        f"{only}, as {found.rule.describe()}: there is nothing to learn; name two classes or more (--label-names or "
+        "--num-labels), with --no-reduce-labels or --binary-masks where 0 is one of them"
+    )
 
 
 # SceneParse150
@@ -195,8 +237,9 @@ def _colours_without_names(dataset: SceneParse150, held: Held, classes: Classes 
         return f"label map of {held.coloured} and others hold {what}; save masks without smoothing, as PNG"
     shown = ", ".join(f"{colour} {count / total:.1%}" for colour, count in held.colours.most_common())
     lacking = f", and {classes.source} gives none" if classes else ""
+    colours = counted(len(held.colours), "colour")
     return (
-        f"label maps of {dataset.source} hold {len(held.colours)} colours ({shown}), first in {held.coloured}{lacking}"
+        f"label maps of {dataset.source} hold {colours} ({shown}), first in {held.coloured}{lacking}"
         ": put a class_dict.csv beside the data, or name it as --label-names, with a line name,r,g,b for each; "
         "data.understanding.write_class_file writes one to fill in"
     )
@@ -260,9 +303,9 @@ def _are_binary(dataset: SceneParse150, held: Held, classes: Classes | None, fla
         return True
     if not held.bilevel and (count in (None, 1, 2) or flags.reduce_labels is not None):
         raise ValueError(
-            f"label maps of {dataset.source} hold {_listed(held.values)} and nothing else in the first {held.rows} "
-            "rows: if 255 is the object, give --binary-masks; if 255 is ignored, as without it, only one class is "
-            "left and there is nothing to learn"
+            f"label maps of {dataset.source} hold {_listed(held.values)} and nothing else in "
+            f"{_first(held.rows)}: if 255 is the object, give --binary-masks; if 255 is ignored, as without it, only "
+            "one class is left and there is nothing to learn"
         )
     return False
 
@@ -275,7 +318,7 @@ def _as_scene_parse(dataset: SceneParse150, held: Held, flags: Flags) -> Underst
         zero = f"--num-labels {highest + 1} --no-reduce-labels if 0 is a class"
         other = f", or --num-labels {highest} --reduce-labels if 0 is to be ignored" if highest > 1 else ""
         raise ValueError(
-            f"label maps of {dataset.source} hold {_listed(held.values)} in the first {held.rows} rows, and nothing "
+            f"label maps of {dataset.source} hold {_listed(held.values)} in {_first(held.rows)}, and nothing "
             f"names the classes; give --label-names, or {zero}{other}"
             f"{', or --binary-masks' if highest == 1 else ''}"
         )
@@ -339,8 +382,8 @@ def _check_values(dataset: SceneParse150, held: Held, rule: LabelRule) -> None:
         readings.append("name as many classes as there are (--label-names or --num-labels)")
         readings.append("or the values to ignore (--ignore-index)")
     raise ValueError(
-        f"label maps of {dataset.source} hold {_listed(strays)} in the first {held.rows} rows, but "
-        f"{_count(rule.num_labels)} are {lowest} to {rule.highest}: {'; '.join(readings)}"
+        f"label maps of {dataset.source} hold {_listed(strays)} in {_first(held.rows)}, but "
+        f"{counted(rule.num_labels, 'class')} are {lowest} to {rule.highest}: {'; '.join(readings)}"
     )
 
 
@@ -368,17 +411,20 @@ def _check_rows(dataset: SceneParse150, found: Understanding, held: Held) -> lis
     share = pixels[IGNORE_INDEX] / counts.sum()
     if share > 0.5:
         said.append(
-            f"{share:.0%} of the pixels in the first {looked} rows are ignored (--ignore-index, --reduce-labels and "
+            f"{share:.0%} of the pixels in {_first(looked)} are ignored (--ignore-index, --reduce-labels and "
             "--binary-masks decide which)"
         )
     ignored = {found.rule.class_of(value) for value in found.rule.ignored}
     never = [name.strip() for k, name in found.id2label.items() if not pixels[k] and k not in ignored]
     if never and found.id2label != ID2LABEL:
         said.append(
-            f"{len(never)} of {len(found.id2label)} classes occur{'s' * (len(never) == 1)} in none of the first "
-            f"{looked} rows: {_few(never)} "
+            f"{len(never)} of {counted(len(found.id2label), 'class')} {'does' if len(never) == 1 else 'do'} not occur "
+            f"in {_first(looked)}: {_few(never)} "
             "(--reduce-labels or --no-reduce-labels, --num-labels and --label-names decide which values they are)"
         )
+    present = [name.strip() for k, name in found.id2label.items() if pixels[k]]
+    if len(present) == 1:
+        said.append(f"{_first(looked)} hold{'s' * (looked == 1)} {present[0]} alone, from which nothing can be learnt")
     return said
 
 
@@ -398,8 +444,8 @@ def _is_background(name: str) -> bool:
     return name.strip().lower() in _BACKGROUND
 
 
-def _count(number: int) -> str:
-    return f"{number} class{'' if number == 1 else 'es'}"
+def _first(rows: int) -> str:
+    return "the first row" if rows == 1 else f"the first {rows} rows"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from segformer.console import one_line, speak_plainly
+from segformer.console import counted, one_line, speak_plainly
 from segformer.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME
 from segformer.machine import keep_freed_memory
 from segformer.pages.photo_page import PagePhoto, PhotoPage
@@ -56,8 +56,8 @@ _NEEDS_A_CLONE = (
 
 # The (H, W) truth of a photo, class ids and 255 where nothing is labelled; None without a label map.
 Truths = Callable[[Segmented], NDArray[np.uint8] | None]
-# Truths from the label maps of photos, for the model of a source.
-OpenTruths = Callable[[Mapping[Path, Path], str, Segmenter], Truths]
+# Truths from the label maps of photos, for the model of a source, which may be said to be binary masks.
+OpenTruths = Callable[[Mapping[Path, Path], str, Segmenter, bool], Truths]
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--opacity", type=float, default=0.5, help="of the colours on the overlay, 0 to 1")
     add("--html", type=Path, help="also write a page to explore, one file that opens anywhere")
     add("--annotations", type=Path, help="folder of label maps named like the photos, for the page's errors and IoU")
+    add("--binary-masks", action="store_true", help="of --annotations, every value above 0 is the object, 255 too")
     add("--masks", action="store_true", help="also write a mask for every class in a photo")
     add("--scores", action="store_true", help="also the mean probability of every class's pixels")
     add("--resize", type=_resize, help="processor, keep-ratio, original or a side in pixels; else as the processor")
@@ -90,6 +91,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for name in ("batch_size", "workers"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be above 0")
+    if options.binary_masks and not options.annotations:
+        parser.error("--binary-masks says how label maps are read; name their folder as --annotations")
     try:
         options.views = Views(options.resize, options.window, options.overlap, options.flip, options.scales)
     except ValueError as error:
@@ -149,7 +152,8 @@ def infer(options: argparse.Namespace, open_truths: OpenTruths | None = None) ->
     names = output_names(photos, {file: entry["labels"][: -len("_labels.png")] for file, entry in earlier.items()})
     segmenter, source = load_segmenter(options)
     origin = provenance(shareable({"checkpoint": source})["checkpoint"], segmenter.model.load_report.path)
-    truths = open_truths(label_maps, source, segmenter) if open_truths and label_maps else lambda _: None
+    told = label_maps, source, segmenter, options.binary_masks
+    truths = open_truths(*told) if open_truths and label_maps else lambda _: None
     folder.mkdir(parents=True, exist_ok=True)
     turn = nullcontext() if segmenter.device.type == "cpu" else Semaphore(2)  # one prepares while the other computes
     worker = Worker(segmenter, names, folder, options.opacity, options.masks, options.scores, turn, origin)
@@ -180,7 +184,7 @@ def infer(options: argparse.Namespace, open_truths: OpenTruths | None = None) ->
         judged.write(folder, origin)
         print(judged)
     others = f", which has {len(kept)} from before" if kept else ""
-    print(f"{len(results)} photo{'' if len(results) == 1 else 's'} in {folder}{others}")
+    print(f"{counted(len(results), 'photo')} in {folder}{others}")
     return failures
 
 

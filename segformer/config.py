@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segformer.console import counted
+
 _MOST = 4096  # of any size; beyond what a model may have, so that no config.json asks for all memory or time there is
 _MOST_LABELS = 2**16
 _MOST_BLOCKS = 256  # of a stage
@@ -94,7 +96,9 @@ class SegformerConfig:
 
     def _check_names(self) -> None:
         if len(self.id2label) != self.num_labels:
-            raise ValueError(f"num_labels is {self.num_labels} but id2label names {len(self.id2label)} classes")
+            raise ValueError(
+                f"num_labels is {self.num_labels} but id2label names {counted(len(self.id2label), 'class')}"
+            )
         if set(self.id2label) != set(range(self.num_labels)):
             strays = sorted(set(self.id2label) ^ set(range(self.num_labels)), key=str)
             raise ValueError(f"id2label must have the keys 0 to {self.num_labels - 1}; at fault: {strays[:5]}")
@@ -161,7 +165,9 @@ class SegformerConfig:
         config = cls(**chosen)
         stages = entries.get("num_encoder_blocks", len(config.depths))
         if stages != len(config.depths):
-            raise ValueError(f"num_encoder_blocks is {stages!r} but depths has {len(config.depths)} entries")
+            raise ValueError(
+                f"num_encoder_blocks is {stages!r} but depths has {counted(len(config.depths), 'entry', 'entries')}"
+            )
         return config
 
     def to_dict(self) -> dict[str, Any]:

@@ -28,6 +28,16 @@ def one_line(text: str) -> str:
     return "".join(ascii(letter)[1:-1] if unicodedata.category(letter) in unseen else letter for letter in text.strip())
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """A number and what there are so many of: "1 photo", "2,000 photos", "3 classes"."""
+    return f"{number:,} {noun(number, one, several)}"
+
+
+def noun(number: float, one: str, several: str = "") -> str:
+    """What so many things are called, where the number stands elsewhere."""
+    return one if number == 1 else several or one + ("es" if one.endswith("s") else "s")
+
+
 class FlagParser(argparse.ArgumentParser):
     """A command line of many flags: underscores count as dashes, no flag is guessed, and a mistake is one line."""
 

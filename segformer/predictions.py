@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from segformer.console import one_line
+from segformer.console import counted, one_line
 from segformer.files import write_atomically
 from segformer.metrics import ConfusionMatrix, class_table
 from segformer.photos import open_photo
@@ -315,7 +315,7 @@ class Judgement:
 
     def __str__(self) -> str:
         scores = self._all.scores()
-        photos = f"{len(self._photos)} photo{'' if len(self._photos) == 1 else 's'}"
+        photos = counted(len(self._photos), "photo")
         share = scores.labelled / max(scores.labelled.sum(), 1)
         columns = (each.tolist() for each in (scores.per_category_iou, scores.per_category_accuracy, share))
         table = class_table(self._names, *columns)

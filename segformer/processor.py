@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from segformer.console import counted
 from segformer.files import CONFIG_NAME, PROCESSOR_NAME, write_atomically
 from segformer.photos import Photo, as_photo, to_rgb
 from segformer.weights.hub import ModelFiles
@@ -40,7 +41,8 @@ class ImageProcessor:
     ``size`` is (height, width) in pixels, reached without keeping the aspect; ``resample`` is PIL's number of a filter.
     ``do_reduce_labels`` turns raw ADE20K labels (0 = other, class k at k + 1) into class ids with 255 to ignore.
     ``keep_ratio_scale`` and ``keep_ratio_multiple`` say how the model was scored where photos kept their shape: within
-    (long side, short side), each side a multiple. They are not transformers', which passes them over.
+    (long side, short side), each side a multiple. ``label_rule`` says what label maps meant to the training, in the
+    words of the code that trains. These are not transformers', which passes them over.
     """
 
     do_resize: bool = True
@@ -54,6 +56,7 @@ class ImageProcessor:
     do_reduce_labels: bool = True
     keep_ratio_scale: tuple[int, int] | None = None
     keep_ratio_multiple: int = 32
+    label_rule: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not _is_size(self.size):
@@ -76,6 +79,8 @@ class ImageProcessor:
         for name in ("do_resize", "do_rescale", "do_normalize", "do_reduce_labels"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        if not isinstance(self.label_rule, Mapping | None):
+            raise ValueError(f"label_rule is {self.label_rule!r}; it must be an object of entries")
         if not _is_number(self.rescale_factor):
             raise ValueError(f"rescale_factor is {self.rescale_factor!r}; it must be a number")
         for name in ("image_mean", "image_std"):
@@ -129,7 +134,7 @@ class ImageProcessor:
             return self.image_to_tensor(photo), self.labels_to_tensor(upright)
         label_maps = [None] * len(image) if label_map is None else label_map
         if not _are_several(label_maps) or len(label_maps) != len(image) or not image:
-            raise ValueError(f"{len(image)} images need as many label maps, and at least one")
+            raise ValueError(f"{counted(len(image), 'image')} and as many label maps are needed, at least one of each")
         pairs = [self(one, labels) for one, labels in zip(image, label_maps, strict=True)]
         labels = [label for _, label in pairs if label is not None]
         return torch.stack([tensor for tensor, _ in pairs]), torch.stack(labels) if labels else None
@@ -218,6 +223,8 @@ class ImageProcessor:
         entries = asdict(self)
         if self.keep_ratio_scale is None:
             del entries["keep_ratio_scale"], entries["keep_ratio_multiple"]
+        if self.label_rule is None:
+            del entries["label_rule"]
         return {
             **entries,
             "image_mean": list(self.image_mean),

@@ -810,6 +810,69 @@ def test_a_truth_of_16_bits_does_not_wrap_into_a_class(binary_run: Path, photos:
     assert len(json.loads((tmp_path / "out/scores.json").read_text())["photos"]) == 1
 
 
+def test_the_rule_of_the_labels_travels_with_the_model(binary_run: Path, photos: Path, tmp_path: Path) -> None:
+    annotated(tmp_path / "masks", photos)
+    rule = json.loads((binary_run / "run.json").read_text())["labels"]
+    (binary_run / "run.json").unlink()
+    words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
+    words += ["--output-dir", str(tmp_path / "out")]
+    failures = infer(parse_arguments(words))
+    assert len(failures) == 2
+    assert failures[0].endswith("0.png holds 0 and 255 alone; if 255 is the object, give --binary-masks")
+    said = infer(parse_arguments([*words, "--binary-masks"]))
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    replace(ImageProcessor.from_pretrained(binary_run), label_rule=rule).save_pretrained(binary_run)
+    assert said == infer(parse_arguments(words)) == []
+    assert json.loads((tmp_path / "out/scores.json").read_text()) == scores
+
+
+def test_masks_are_not_said_to_be_binary_where_they_are_not_or_nothing_is_read(
+    checkpoint: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    annotated(tmp_path / "masks", photos)
+    words = [str(photos), "--checkpoint", str(checkpoint), "--output-dir", str(tmp_path / "out"), "--binary-masks"]
+    with pytest.raises(ValueError, match=r"--binary-masks has two classes, and .*model 7"):
+        infer(parse_arguments([*words, "--annotations", str(tmp_path / "masks"), "--device", "cpu"]))
+    with pytest.raises(SystemExit):
+        parse_arguments(words)
+    assert "--binary-masks says how label maps are read; name their folder as --annotations" in capsys.readouterr().err
+
+
+COLOURED = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "rule", [None, LabelRule(7), LabelRule(7, False, 9), LabelRule(2, False, binary=True)], ids=str
+)
+@pytest.mark.parametrize(
+    "mask",
+    [
+        Image.fromarray(COLOURED),
+        Image.fromarray(np.where(COLOURED > 99, 255, 0).astype(np.uint8)),
+        Image.fromarray(COLOURED[..., 0]),
+        Image.fromarray(COLOURED[..., 0].astype(np.uint16) * 99),
+        Image.fromarray(COLOURED[..., 0].astype(np.float32)),
+        Image.fromarray(COLOURED[..., :2], "LA"),
+        Image.fromarray(COLOURED[:9, :9, 0]),
+    ],
+    ids=lambda mask: f"{mask.mode}-{mask.width}",
+)
+def test_no_message_advises_a_flag_that_infer_lacks(
+    mask: Image.Image, rule: LabelRule | None, checkpoint: Path, photos: Path, tmp_path: Path
+) -> None:
+    if rule is not None:
+        RunDescription(labels=rule.to_dict()).save(checkpoint)
+    (tmp_path / "masks").mkdir()
+    random_photo().save(photos / "a.png")
+    mask.save(tmp_path / "masks/a.tif" if mask.mode == "F" else tmp_path / "masks/a.png")
+    words = [str(photos), "--checkpoint", str(checkpoint), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
+    failures = infer(parse_arguments([*words, "--output-dir", str(tmp_path / "out")]))
+    assert failures or (rule and rule.binary)
+    flags = set(re.findall(r'add\("(--[a-z-]+)', (REPOSITORY / "segformer/command.py").read_text(encoding="utf-8")))
+    assert "--annotations" in flags
+    assert set(re.findall(r"--[a-z][a-z-]+", " ".join(failures))) <= flags
+
+
 @pytest.mark.parametrize("folder", ["none", "empty"])
 def test_annotations_that_are_not_there_are_not_passed_over(
     folder: str, checkpoint: Path, photos: Path, tmp_path: Path

@@ -24,10 +24,12 @@ MAY_IMPORT = {
     "data.augmentation": {"data", "data.augmentation"},
     "data.toy": {"data.toy"},
 }
-# The doors in the figure: from_pretrained, save_pretrained and push_to_hub; and the command, which makes pages.
+# The doors in the figure: from_pretrained, save_pretrained and push_to_hub; and the command, which makes pages. What a
+# checkpoint knows of its classes may lie on the Hub.
 DOORS = {
     "segformer.model": {"segformer.weights.pretrained", "segformer.weights.publish"},
     "segformer.processor": {"segformer.weights.hub"},
+    "segformer.training.recorded": {"segformer.weights.hub"},
     "segformer.export": {"segformer.weights.export"},
     "segformer.command": {"segformer.pages.photo_page", "segformer.weights.publish"},
 }

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from data.class_files import CLASS_FILES, MAYBE_CLASS_FILES, Classes, agree, read_classes
-from data.layouts import find_layout, is_layout
+from data.layouts import class_files_beside
 from data.sources.cache import cache_folder, make_once
 from data.sources.columns import NOT_ASKED, Asked
 from data.sources.hub import HOME, SCENE_PARSE_150, HubFile, HubSource, find_class_file
@@ -74,9 +74,13 @@ def named_classes(name: str) -> Classes:
 
     Raises ValueError for one that is none, FileNotFoundError for one that is not there, OSError for a Hub out of reach.
     """
+    path = Path(name)
+    if path.is_dir():
+        inside = next((str(path / file) for file in (*CLASS_FILES, *MAYBE_CLASS_FILES) if (path / file).is_file()), "")
+        raise ValueError(f"--label-names {name} is a folder; name a file of classes{inside and f', as {inside}'}")
     file = find_class_file(name)
     if file is None:
-        return read_classes(Path(name))
+        return read_classes(path)
     return replace(read_classes(file.fetch()), source=str(file))
 
 
@@ -87,13 +91,7 @@ def _class_files(source: str) -> Sequence[Path | HubFile]:
     if named is not None:
         files = named.list_class_files()
         return [file for file in files if file.path.count("/") < 2]
-    folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    folders = [folder]
-    if is_layout(folder):
-        layout = find_layout(folder)
-        folders += [layout.base, *(split.images for split in layout.splits.values())]
-    names = (*CLASS_FILES, *MAYBE_CLASS_FILES)
-    return [each / name for each in dict.fromkeys(folders) for name in names if (each / name).is_file()]
+    return class_files_beside(Path(source))
 
 
 def _open_local(path: Path, source: str, split: str, configuration: str | None, asked: Asked) -> list[Rows]:

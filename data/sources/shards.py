@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from data.sources.columns import ANNOTATION, IMAGE, NOT_ASKED, Asked, Known, find_columns
 from data.sources.prepared import PreparedRows, prepare, version_of
+from data.words import counted
 
 # What pyarrow raises for damaged files; the last two for rows that a footer promises, and for paths that are no text.
 DAMAGE = (OSError, pa.ArrowException, IndexError, UnicodeDecodeError)
@@ -153,7 +154,9 @@ class RowGroups:
         if min([group.num_rows for group in groups], default=0) < 0 or metadata.num_rows != sum(
             group.num_rows for group in groups
         ):
-            raise ValueError(f"{name} has {metadata.num_rows} rows by its footer, but others by its row groups")
+            raise ValueError(
+                f"{name} has {counted(metadata.num_rows, 'row')} by its footer, but others by its row groups"
+            )
         if max(self.bytes, default=0) > _MOST_GROUP_BYTES:
             raise ValueError(
                 f"{name} has a row group of {max(self.bytes)} bytes; write it with groups below {_MOST_GROUP_BYTES}"

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segformer.console import noun
 from segformer.files import write_atomically
 from segformer.metrics import ConfusionMatrix, Scores
 from segformer.pages.confusion import confusion_section
@@ -180,7 +181,7 @@ class PhotoPage:
         return render_page(title, body, ["report.css", "photos.css"], "photos.js", data)
 
     def _headline(self) -> dict[str, str]:
-        count = {"photos" if len(self._entries) != 1 else "photo": f"{len(self._entries):,}"}
+        count = {noun(len(self._entries), "photo"): f"{len(self._entries):,}"}
         if not self._totals.judged:
             return count | {"classes found": f"{np.count_nonzero(self._totals.pixels)}"}
         scores = self._totals.scores()

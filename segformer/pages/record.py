@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segformer.console import counted
 from segformer.metrics import Scores
 from segformer.pages.curves import NO_NUMBER, TIMES, as_number
 from segformer.pages.samples import ReportSample, load_samples
@@ -163,7 +164,7 @@ def facts(record: RunRecord) -> dict[str, str]:
     if "checkpoint" in settings:
         model.append(f"from {settings['checkpoint']}" if settings["checkpoint"] else "from scratch")
     images = [(about.train_images, "to train on"), (about.eval_images, "to evaluate on")]
-    data = [str(settings.get("dataset", "")), *(f"{count:,} images {use}" for count, use in images if count)]
+    data = [str(settings.get("dataset", "")), *(f"{counted(count, 'image')} {use}" for count, use in images if count)]
     said = {
         "Recipe": str(settings.get("recipe", "")),
         "Model": ", ".join(part for part in model if part),
@@ -177,7 +178,7 @@ def facts(record: RunRecord) -> dict[str, str]:
 
 
 def _parameters(count: int) -> str:
-    return f"{count:,} parameters" if count < 100_000 else f"{count / 1_000_000:.1f} million parameters"
+    return counted(count, "parameter") if count < 100_000 else f"{count / 1_000_000:.1f} million parameters"
 
 
 def _protocol(record: RunRecord) -> str:
@@ -218,7 +219,7 @@ def _runtime_name(closing: Mapping[str, Any]) -> str:
     """Only the steps since the run was last started are timed."""
     steps = as_number(closing.get("train_steps_per_second")) * as_number(closing.get("train_runtime"))
     if math.isfinite(steps) and round(steps) < closing["step"]:
-        return f"for the last {round(steps):,} steps"
+        return f"for the last {counted(round(steps), 'step')}"
     return "to train and evaluate"
 
 

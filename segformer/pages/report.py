@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segformer.console import counted
 from segformer.files import write_atomically
 from segformer.pages.confusion import confusion_section
 from segformer.pages.curves import NO_NUMBER, Chart, Series, as_number, draw, noisy, readings, series_of
@@ -75,7 +76,10 @@ def render_report(record: RunRecord) -> Html:
     body = asset("report.html").fill(
         kicker=kind,
         title=record.title,
-        headline=joined(_HEADLINE.fill(name=name, value=value) for name, value in headline(record).items()),
+        headline=joined(
+            _HEADLINE.fill(name=name.removesuffix("s") if value == "1" else name, value=value)
+            for name, value in headline(record).items()
+        ),
         facts=facts_list(record),
         curves=_curves(record, charts),
         samples=_samples(record, steps, shown, colours),
@@ -158,7 +162,7 @@ def charts_of(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 
 _EVALUATIONS = Html("""<details>
-<summary>{count} evaluations as a table</summary>
+<summary>{count} as a table</summary>
 <div class="wide"><table class="numbers">
 <thead><tr><th scope="col">Step</th><th scope="col">Epoch</th><th scope="col">Loss</th><th scope="col">Mean IoU</th>\
 <th scope="col">Mean accuracy</th><th scope="col">Pixel accuracy</th></tr></thead>
@@ -183,7 +187,8 @@ def _evaluations(entries: Sequence[Mapping[str, Any]]) -> Html:
             *(score_text(as_number(entry.get(key))) for key in _EVALUATION_KEYS),
         ]
         rows.append(_ROW.fill(head=f"{entry['step']:,}", cells=joined(_CELL.fill(text=text) for text in texts)))
-    count = f"{len(entries):,}" if len(shown) == len(entries) else f"{len(shown)} of {len(entries):,}"
+    count = counted(len(entries), "evaluation")
+    count = count if len(shown) == len(entries) else f"{len(shown)} of {count}"
     return _EVALUATIONS.fill(count=count, rows=joined(rows))
 
 
@@ -369,12 +374,12 @@ def _classes(results: Mapping[str, Any], class_names: Sequence[str], colours: ND
     missing = [k for k in range(count) if not math.isfinite(ious[k])]
     absent = [_ABSENT_CLASS.fill(swatch=swatch(colours[k]), name=class_names[k]) for k in missing]
     mean = sum(ious[k] for k in scored) / len(scored)
-    counted = f"{len(missing)} class{'es occur' if len(missing) > 1 else ' occurs'}"
+    occurring = counted(len(missing), "class occurs", "classes occur")
     return _CLASSES.fill(
         filter=FILTER,
         mean=f"{mean:.4f}",
         mean_text=score_text(mean),
         share_heading=_SHARE_HEADING if has_shares else Html(""),
         rows=joined(rows),
-        absent=_ABSENT.fill(count=counted, classes=joined(absent)) if absent else Html(""),
+        absent=_ABSENT.fill(count=occurring, classes=joined(absent)) if absent else Html(""),
     )

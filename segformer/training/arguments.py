@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import logging
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from segformer.console import FlagParser
 from segformer.training.checkpoints import STATE_NAME, newest_checkpoint, read_training_state
-from segformer.training.description import DESCRIPTION_NAME, read_object
+from segformer.training.description import DESCRIPTION_NAME, RunDescription, read_object
 from segformer.training.recipes import GROUPS, RECIPES, TrainConfig, configure
+from segformer.training.recorded import run_of
 from segformer.training.settings import add_flags
 
 _FIELDS = {each.name: each for each in fields(TrainConfig)}
@@ -21,6 +24,7 @@ _OF_EVALUATION = (  # what a run's own scores were taken with
     *("recipe", "dataset", "split", "eval_split", "test_size", "seed", "image_size", *_OF_LABELS),
     *("per_device_eval_batch_size", "eval_resolution", "eval_window", "eval_stride", "eval_flip", "eval_scales"),
 )
+_ALL_ROWS = {"split": "train", "eval_split": "auto"}  # of data that no recipe and no run knows the splits of
 _PATHS = ("dataset", "checkpoint", "label_names")
 
 logger = logging.getLogger(__name__)
@@ -91,7 +95,7 @@ def settle(given: Mapping[str, Any]) -> TrainConfig:
         if of_a_run_json and _seems_gone(start.get(name), name):
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"the run was made with {name} {start[name]!r}, which is not here; name it by {flag}")
-    return configure(recipe, **{**start, **settings})
+    return configure(recipe, start, **settings)
 
 
 def _recipe_for(settings: Mapping[str, Any]) -> str:
@@ -112,23 +116,58 @@ def _settings_gone_on_with(settings: dict[str, Any]) -> dict[str, Any]:
     else:
         checkpoint = newest_checkpoint(folder) if folder.is_dir() else None
         if checkpoint is None and named != "last":
-            raise FileNotFoundError(f"{folder} holds no checkpoint to go on from; name a run's folder, or one in it")
+            lacks = "is a file" if folder.is_file() else "holds no checkpoint to go on from"
+            raise FileNotFoundError(f"{folder} {lacks}; --resume-from-checkpoint takes a run's folder, or one in it")
         if named != "last" and settings.get("output_dir") in (None, named):  # the run itself, gone on with in place
             settings["resume_from_checkpoint"], settings["output_dir"] = "last", str(folder)
         elif named != "last":
             settings["resume_from_checkpoint"] = str(checkpoint)
     if checkpoint is None:
         return {}
-    saved = _known(read_training_state(checkpoint)["config"])
+    state = read_training_state(checkpoint)
+    saved = _known(state["config"])
     if saved:  # by a release without some of the settings, perhaps, which did what their defaults do
         saved = {name: each.default for name, each in _FIELDS.items()} | saved
+    saved |= _moved(saved, state.get("paths"), settings)
     return {name: value for name, value in saved.items() if _FIELDS[name].metadata.get("on_resume") != "free"}
+
+
+def local_paths(config: TrainConfig) -> dict[str, str]:
+    """Where on this machine a run's data lies, wherever it is gone on with from."""
+    named = {name: getattr(config, name) for name in ("dataset", "label_names")}
+    return {name: os.path.abspath(path) for name, path in named.items() if path and _is_there(path)}
+
+
+def _moved(saved: Mapping[str, Any], paths: object, settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that named something on this machine by another way than leads there from the present folder.
+
+    Raises FileNotFoundError for what is neither where it was nor where the same way leads.
+    """
+    found = {}
+    for name in ("dataset", "label_names"):
+        path, value = paths.get(name) if isinstance(paths, dict) else None, saved.get(name)
+        if name in settings or not isinstance(path, str) or not isinstance(value, str):
+            continue
+        if _is_there(path) and os.path.abspath(value) != path:
+            found[name] = path
+        elif not _is_there(path) and not _is_there(value):
+            flag = "--" + name.replace("_", "-")
+            raise FileNotFoundError(
+                f"the run was made with {flag} {value}, which is not here, nor where it was, {path}; name it by {flag}"
+            )
+    return found
+
+
+def _is_there(path: str) -> bool:
+    return os.path.exists(path) or bool(glob.glob(path))
 
 
 def _settings_in(path: Path) -> dict[str, Any]:
     """The settings in a file: a run's run.json, or just an object of settings."""
     if path.is_dir():
         path = path / DESCRIPTION_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; --config takes the {DESCRIPTION_NAME} of a run")
     held = read_object(path)
     if not held:
         raise ValueError(f"{path} holds no settings; --config takes the {DESCRIPTION_NAME} of a run")
@@ -140,18 +179,20 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 
 def _settings_recorded_with(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """How the run that made a checkpoint was scored, where its folder or the one above tells."""
-    folder = Path(settings.get("checkpoint") or "")
-    for place in (folder, folder.parent):
-        recorded = _known(_without_shortened(read_object(place / DESCRIPTION_NAME)))
-        if recorded:
-            wanted = _OF_LABELS if "recipe" in settings else _OF_EVALUATION  # of a recipe that is named, all else holds
-            kept = {name: recorded[name] for name in wanted if name in recorded}
-            if "dataset" in settings:  # other data than the run's, which has classes and a split of its own
-                kept = {name: kept[name] for name in kept if name not in ("split", "eval_split", "label_names")}
-            logger.info("scoring as %s says its run did; flags change it", place / DESCRIPTION_NAME)
-            return kept
-    return {}
+    """How the run that made a checkpoint was scored, where its folder or that of its run tells."""
+    run = run_of(settings["checkpoint"]) if settings.get("checkpoint") else RunDescription()
+    recorded, named = _known(_without_shortened(asdict(run))), settings.get("dataset")
+    if not recorded:
+        return dict(_ALL_ROWS) if "recipe" not in settings and named not in (None, "toy", "scene_parse_150") else {}
+    wanted = _OF_LABELS if "recipe" in settings else _OF_EVALUATION  # of a recipe that is named, all else holds
+    kept = {name: recorded[name] for name in wanted if name in recorded}
+    is_another = named is not None and recorded.get("dataset") not in (named, Path(named).name)
+    if is_another and "recipe" not in settings:  # which has splits of its own
+        kept |= _ALL_ROWS
+    if run.labels and (is_another or _seems_gone(recorded.get("label_names"), "label_names")):
+        kept = {name: kept[name] for name in kept if name not in _OF_LABELS}  # which the checkpoint knows itself
+    logger.info("scoring as the run of %s was scored; flags change it", settings["checkpoint"])
+    return kept
 
 
 def _without_shortened(held: Mapping[str, Any]) -> Any:

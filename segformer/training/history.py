@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from segformer.console import counted
 from segformer.files import write_atomically
 from segformer.machine import peak_memory_mib
 from segformer.training.event_files import EventFiles
@@ -80,9 +81,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.drop_last and not self.steps_per_epoch:
+            rows = counted(self.num_rows, "row")
             raise ValueError(
-                f"{self.num_rows} rows to train on make no step of {self.rows_per_step}, and dataloader_drop_last "
-                "leaves out smaller ones; lower --per-device-train-batch-size or accumulation"
+                f"{rows} to train on {'makes' if self.num_rows == 1 else 'make'} no step of {self.rows_per_step}, and "
+                "dataloader_drop_last leaves out smaller ones; lower --per-device-train-batch-size or accumulation"
             )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from segformer.config import VARIANTS
 from segformer.losses import KINDS, Loss, balanced_weights
 from segformer.training.settings import changeable, check_settings, found_out, per_start, setting
+
+ONE_BY_ONE = ("keep-ratio", "window")  # of --eval-resolution, where photos keep sizes of their own
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ class TrainConfig:
             )
         if scales != (1.0,) and self.eval_resolution != "keep-ratio":
             raise ValueError(f"eval_scales is {self.eval_scales!r}, which takes eval_resolution keep-ratio")
-        if self.eval_resolution in ("keep-ratio", "window") and self.per_device_eval_batch_size != 1:
+        if self.eval_resolution in ONE_BY_ONE and self.per_device_eval_batch_size != 1:
             raise ValueError(
                 f"per_device_eval_batch_size is {self.per_device_eval_batch_size}; photos that keep their shape "
                 f"(eval_resolution {self.eval_resolution}) are scored one by one: set it to 1"
@@ -256,9 +258,21 @@ def _numbers_in(path: str) -> str:
     """The numbers in a file, with commas between."""
     try:
         with open(path, encoding="utf-8-sig") as file:
-            return ",".join(file.read().replace(",", " ").split())
+            numbers = file.read().replace(",", " ").split()
+        held = next((repr(each[:40]) for each in numbers if not _is_number(each)), "nothing")
+        if all(map(_is_number, numbers)) and numbers:
+            return ",".join(numbers)
     except UnicodeDecodeError:
-        raise ValueError(f"class_weights is {path}, which is no text; it must hold a number for every class") from None
+        held = "no text"
+    raise ValueError(f"class_weights is {path}, which holds {held}; it must hold a number for every class")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_weights(text: str) -> tuple[float, ...]:
@@ -267,8 +281,10 @@ def _read_weights(text: str) -> tuple[float, ...]:
     try:
         weights = tuple(float(each) for each in listed.split(","))
     except ValueError:
+        folder = ", a folder" if os.path.isdir(text) else ""
         raise ValueError(
-            f"class_weights is {text!r}; it must be none, balanced, numbers with commas between, or a file of numbers"
+            f"class_weights is {text!r}{folder}; it must be none, balanced, numbers with commas between, or a file of "
+            "numbers"
         ) from None
     if not all(weight > 0 for weight in weights) and listed == text:
         raise ValueError(f"class_weights is {text!r}; every weight must be above 0")
@@ -359,9 +375,15 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def configure(recipe: str, **settings: Any) -> TrainConfig:
-    """The settings of a recipe with some of them changed; paths may be ``Path`` objects."""
+def configure(recipe: str, start: Mapping[str, Any] | None = None, /, **settings: Any) -> TrainConfig:
+    """The settings of a recipe with some of them changed, first those to ``start`` from; paths may be ``Path`` objects.
+
+    Photos that are scored one by one are so without being told, unless ``settings`` say how many.
+    """
     settings = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
     if recipe not in RECIPES:
         raise ValueError(f"recipe is {recipe!r}; it is one of {', '.join(RECIPES)}")
-    return TrainConfig(recipe=recipe, **{**RECIPES[recipe], **settings})
+    chosen = {**RECIPES[recipe], **(start or {}), **settings}
+    if chosen.get("eval_resolution") in ONE_BY_ONE and "per_device_eval_batch_size" not in settings:
+        chosen["per_device_eval_batch_size"] = 1
+    return TrainConfig(recipe=recipe, **chosen)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from segformer.config import compare_classes
+from segformer.console import counted
 from segformer.files import WEIGHTS_NAME
 from segformer.model import Segformer
 from segformer.training.checkpoints import (
@@ -111,13 +112,14 @@ class EarlierRun:
         comparable = all(isinstance(value, str | int) for value in held.values())
         if not comparable or held != rows:  # their folder may have moved, they may not have changed
             raise ValueError(
-                f"the checkpoint was trained on {held.get('count')} rows of {state['config'].get('dataset')!r}, from "
-                f"{held.get('first')}; this run has {rows['count']} of {config.dataset!r}, from {rows['first']}"
+                f"the checkpoint was trained on other rows: {held.get('count')} of {state['config'].get('dataset')!r}, "
+                f"from {held.get('first')}; this run has {rows['count']} of {config.dataset!r}, from {rows['first']}"
             )
         if state["rows_per_step"] != rows_per_step:
+            before = counted(state["rows_per_step"], "row")
             raise ValueError(
-                f"the checkpoint was trained with {state['rows_per_step']} rows a step over all ranks and passes, this "
-                f"run asks for {rows_per_step}; change --per-device-train-batch-size or accumulation"
+                f"the checkpoint was trained with {before} a step over all ranks and passes, this run asks for "
+                f"{rows_per_step}; change --per-device-train-batch-size or accumulation"
             )
 
     def _tell_of_another_schedule(self, history: History) -> None:
@@ -131,8 +133,8 @@ class EarlierRun:
         before = max_steps if max_steps > 0 else math.ceil(plan.steps_per_epoch * epochs)
         if before != plan.total_steps:
             logger.info(
-                "from step %d on the learning rate is that of a run of %d steps; it was that of one of %d",
-                *(step + 1, plan.total_steps, before),
+                "from step %d on the learning rate is that of a run of %s; it was that of one of %d",
+                *(step + 1, counted(plan.total_steps, "step"), before),
             )
 
     def _claim(self, progress: Progress) -> Path:

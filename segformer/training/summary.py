@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
+from segformer.console import counted, noun
 from segformer.training.description import RunDescription
 from segformer.training.history import Plan
 from segformer.training.precision import amp_dtype
@@ -27,10 +28,11 @@ def start_summary(config: TrainConfig, about: RunDescription, plan: Plan, device
     """A few lines of 80 columns: machine, model, data and what was understood of it, sizes, steps and schedule."""
     count = about.parameters
     parameters = f"{count:,}" if count < 100_000 else f"{count / 1e6:.1f} million"
+    to_train_on = counted(about.train_images, "photo")
     origin = f"from {config.checkpoint}" if config.checkpoint else "starting anew"
     height, width = about.image_size
     size = f"{width} x {height}" + (" (width x height)" if width != height else "")
-    to_train = "" if config.eval_only else f"{about.train_images:,} photos to train on, "
+    to_train = "" if config.eval_only else f"{to_train_on} to train on, "
     scored = about.scored_rows or f"{config.test_size:.0%} of {config.split}, held out"
     augmented = "" if config.eval_only else f", {_AUGMENTATIONS[config.augmentation]}"
     told = {
@@ -42,6 +44,7 @@ def start_summary(config: TrainConfig, about: RunDescription, plan: Plan, device
     }
     if not config.eval_only:
         told |= {"steps": _steps(config, plan, num_ranks), "schedule": _schedule(config)}
+        told |= {"loss": loss} if (loss := _loss(config)) else {}
         if aids := _aids(config):
             told["also"] = aids
     return aligned(told)
@@ -62,7 +65,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{device.type.upper()} ({platform.machine()}), {threads} thread{'s' * (threads > 1)}"
+    return f"{device.type.upper()} ({platform.machine()}), {counted(threads, 'thread')}"
 
 
 def _precision(config: TrainConfig, device: torch.device) -> str:
@@ -72,9 +75,9 @@ def _precision(config: TrainConfig, device: torch.device) -> str:
 def _steps(config: TrainConfig, plan: Plan, num_ranks: int) -> str:
     parts = [(config.gradient_accumulation_steps, "passes"), (num_ranks, "ranks")]
     times = "".join(f" x {count} {what}" for count, what in parts if count > 1)
-    batch = f"{config.per_device_train_batch_size} photos{times}"
-    epochs = f"{plan.epoch(plan.total_steps):.3g} epochs of {plan.steps_per_epoch:,}"
-    return f"{plan.total_steps:,} of {batch}, {epochs}"
+    batch = f"{counted(config.per_device_train_batch_size, 'photo')}{times}"
+    epochs = plan.epoch(plan.total_steps)
+    return f"{plan.total_steps:,} of {batch}, {epochs:.3g} {noun(epochs, 'epoch')} of {plan.steps_per_epoch:,}"
 
 
 def _aids(config: TrainConfig) -> str:
@@ -82,7 +85,7 @@ def _aids(config: TrainConfig) -> str:
     told = [
         minutes and f"{minutes:g} minutes at most, when the schedule ends",
         config.ema_decay and f"scored and saved is the average of the weights, decay {config.ema_decay:g}",
-        patience and f"stops after {patience} evaluation{'s' * (patience > 1)} without a better mean IoU",
+        patience and f"stops after {counted(patience, 'evaluation')} without a better mean IoU",
         frozen
         and ("encoder frozen" if frozen == 4 else f"stage 1{f' to {frozen}' * (frozen > 1)} of the encoder frozen"),
         config.layer_decay < 1 and f"learning rate times {config.layer_decay:g} from block to block towards the input",
@@ -92,8 +95,23 @@ def _aids(config: TrainConfig) -> str:
 
 
 def _schedule(config: TrainConfig) -> str:
-    warmup = f", after {config.warmup_steps:,} steps of warm-up" if config.warmup_steps else ""
+    warmup = f", after {counted(config.warmup_steps, 'step')} of warm-up" if config.warmup_steps else ""
     head = config.head_learning_rate_factor
     decoder = "" if head == 1 else f" (decoder {config.learning_rate * head:g})"
     rate = f"learning rate {config.learning_rate:g}{decoder}"
     return f"AdamW, {rate}, {config.lr_scheduler_type}{warmup}; seed {config.seed}"
+
+
+def _loss(config: TrainConfig) -> str:
+    """What a step minimises; nothing where that is the mean cross-entropy of the valid pixels."""
+    objective, listed = config.objective, config.class_weights.replace(",", ", ")
+    parts = {
+        f"focal loss, gamma {objective.gamma:g}": objective.kind == "focal",
+        objective.kind: objective.kind != "focal",
+        f"class weights {textwrap.shorten(listed, 40, placeholder=' ...')}": config.class_weights != "none",
+        f"label smoothing {objective.smoothing:g}": objective.smoothing,
+        f"{objective.dice_weight:g} times 1 - Dice on top": objective.dice_weight,
+        "the mean over all pixels, ignored ones counting 0": config.loss_mean == "all",
+    }
+    told = [part for part, is_so in parts.items() if is_so]
+    return "" if told == ["cross-entropy"] else ", ".join(told)

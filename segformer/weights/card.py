@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from segformer.console import counted
 from segformer.files import write_atomically
 from segformer.provenance import told_of
 from segformer.weights.hub import is_repository
@@ -24,7 +25,7 @@ _TEMPLATE = """---
 
 # {title}
 
-A SegFormer for semantic segmentation with {num_labels} classes, {parameters:,} parameters, {origin}.
+A SegFormer for semantic segmentation with {classes}, {parameters:,} parameters, {origin}.
 {pictures}
 ## Results
 
@@ -136,7 +137,7 @@ def write_card(
     card = _TEMPLATE.format(
         metadata=_metadata(title, scores, dataset, base, about, short),
         title=re.sub(r"([\\`*\[\]<>#|&!~$])", r"\\\1", title),  # what Markdown would not show as it is
-        num_labels=len(run.class_names),
+        classes=counted(len(run.class_names), "class"),
         parameters=run.parameters,
         origin=_origin(settings["checkpoint"], base),
         pictures=_pictures(folder),

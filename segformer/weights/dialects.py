@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from segformer.console import counted
+
 _V4, _AUTHORS, _SMP = "transformers", "the authors", "segmentation_models_pytorch"
 FAMILIES = ("this code", _V4, "transformers 5", _AUTHORS, "mmsegmentation 1.x", _SMP)
 
@@ -174,7 +176,9 @@ def _sort_out(weights: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Ten
             left_out.append(name)
     if unknown or not parts:
         strange = unknown or list(weights)
-        raise ValueError(f"holds {len(strange)} tensors that no SegFormer has, such as {', '.join(strange[:3])}")
+        raise ValueError(
+            f"holds {counted(len(strange), 'tensor')} that no SegFormer has, such as {', '.join(strange[:3])}"
+        )
     return parts, left_out, families
 
 

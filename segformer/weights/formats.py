@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from segformer.console import counted
 from segformer.files import is_plain
 
 INDEX_SUFFIX = ".index.json"
@@ -88,7 +89,9 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
                 raise ValueError(f"{index}: {shard} holds {name}, which an earlier shard holds too")
             weights[name] = tensor
     if lost := [name for name in promised if name not in weights]:
-        raise ValueError(f"{index} promises {len(lost)} tensors that its shards do not hold, such as {lost[0]}")
+        raise ValueError(
+            f"{index} promises {counted(len(lost), 'tensor')} that its shards do not hold, such as {lost[0]}"
+        )
     return weights
 
 

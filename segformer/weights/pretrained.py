@@ -14,6 +14,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from segformer.config import VARIANTS, SegformerConfig, named_classes, read_config
+from segformer.console import counted
 from segformer.files import CONFIG_NAME, WEIGHTS_NAME, NonFiniteError, check_finite, write_atomically
 from segformer.weights import dialects
 from segformer.weights.formats import read_tensors
@@ -50,11 +51,11 @@ class LoadReport:
     def lines(self) -> list[str]:
         """What was not loaded, a line for each kind of it."""
         kinds = (
-            (self.missing, "not in the checkpoint, start anew"),
-            (self.mismatched, "of another shape, start anew"),
+            (self.missing, "not in the checkpoint, started anew"),
+            (self.mismatched, "of another shape, started anew"),
             (self.unexpected, "of no use to this model, left out"),
         )
-        return [f"{len(names)} tensors {meaning}: {_brief(names)}" for names, meaning in kinds if names]
+        return [f"{counted(len(names), 'tensor')} {meaning}: {_brief(names)}" for names, meaning in kinds if names]
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def choose_config(
     if id2label is not None:
         names = named_classes(id2label)
         if num_labels not in (None, len(names)):
-            raise ValueError(f"num_labels is {num_labels} but id2label names {len(names)} classes")
+            raise ValueError(f"num_labels is {num_labels} but id2label names {counted(len(names), 'class')}")
         config = replace(config, id2label=names, num_labels=len(names))
     elif num_labels is not None and num_labels != config.num_labels:
         config = replace(config, id2label=None, num_labels=num_labels)  # type: ignore[arg-type]
@@ -217,7 +218,7 @@ def check_fit(model: nn.Module, checkpoint: Checkpoint, allow_new_classifier: bo
     decoder = [name for name in wanted if name.startswith("decoder.")]
     lost = [name for name in missing if not name.endswith("num_batches_tracked")]
     if lost and missing != decoder:
-        raise ValueError(f"{checkpoint.path} lacks {len(lost)} tensors: {_brief(_v4(lost))}")
+        raise ValueError(f"{checkpoint.path} lacks {counted(len(lost), 'tensor')}: {_brief(_v4(lost))}")
     return missing if lost else [], mismatched
 
 

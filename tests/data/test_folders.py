@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 from data import SceneParse150
 from data.folders import Folder, folder_splits, folders_to_shards, is_folder_dataset, main
 from data.labels import SCENE_PARSE_LABELS, LabelRule
+from data.understanding import understand
 
 ROOT = Path(__file__).resolve().parents[2]
 ADE20K = "ADEChallengeData2016"
@@ -320,6 +321,7 @@ def test_a_row_that_breaks_the_rule_is_named_by_its_file(tmp_path: Path) -> None
 
 
 def named(tmp_path: Path, kind: str, names: list[str], count: int) -> str:
+    kind = kind.replace(" ", "s ", 1) if count > 1 else kind
     return re.escape(f"{count} {kind} ({', '.join(names)}{', ...' if count > len(names) else ''})")
 
 
@@ -329,7 +331,7 @@ def test_images_without_annotation_are_counted_and_the_first_named(count: int, t
     for i in range(count):
         (tmp_path / f"annotations/{i:02d}.png").unlink()
     first = [f"{i:02d}.jpg" for i in range(min(count, 3))]
-    with pytest.raises(ValueError, match=named(tmp_path, "images without annotation", first, count)) as refusal:
+    with pytest.raises(ValueError, match=named(tmp_path, "image without annotation", first, count)) as refusal:
         Folder(tmp_path, "train")
     assert str(tmp_path / "images") in str(refusal.value)
     assert str(tmp_path / "annotations") in str(refusal.value)
@@ -342,7 +344,7 @@ def test_annotations_without_image_are_counted_and_the_first_named(count: int, t
     for i in range(count):
         (tmp_path / f"images/val/s/{i:02d}.jpg").unlink()
     first = [f"s/{i:02d}.png" for i in range(min(count, 3))]
-    with pytest.raises(ValueError, match=named(tmp_path, "annotations without image", first, count)):
+    with pytest.raises(ValueError, match=named(tmp_path, "annotation without image", first, count)):
         Folder(tmp_path, "validation")
 
 
@@ -355,11 +357,11 @@ def test_all_that_is_wrong_with_the_names_is_said_at_once(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="images and ") as refusal:
         Folder(tmp_path, "train")
     for part in (
-        "1 images that differ only in their ending (b.PNG and b.jpg)",
-        "1 annotations that differ only in their ending (c.png and c.tif)",
-        "1 images without annotation (a.jpg)",
-        "1 annotations without image (a_mask.png)",
-        "1 annotations that are no PNG, BMP or TIFF, which alone keep class ids (d.jpg)",
+        "1 image in files that differ only in their ending (b.PNG and b.jpg)",
+        "1 annotation in files that differ only in their ending (c.png and c.tif)",
+        "1 image without annotation (a.jpg)",
+        "1 annotation without image (a_mask.png)",
+        "1 annotation in another form than PNG, BMP or TIFF, which alone keep class ids (d.jpg)",
         "an image and its annotation have the same path and name, but for the ending",
     ):
         assert part in str(refusal.value)
@@ -376,7 +378,9 @@ def test_images_that_differ_only_in_their_ending_are_refused_without_annotations
 def test_annotations_in_a_form_that_loses_class_ids_are_refused_by_name(ending: str, tmp_path: Path) -> None:
     write_pairs(tmp_path, "a")
     (tmp_path / "annotations/a.png").rename(tmp_path / f"annotations/a.{ending}")
-    with pytest.raises(ValueError, match=rf"no PNG, BMP or TIFF, which alone keep class ids \(a\.{ending}\)"):
+    with pytest.raises(
+        ValueError, match=rf"another form than PNG, BMP or TIFF, which alone keep class ids \(a\.{ending}\)"
+    ):
         Folder(tmp_path, "train")
 
 
@@ -412,7 +416,7 @@ def test_a_folder_without_any_image_is_refused_with_the_endings_of_images(tmp_pa
 def test_images_without_splits_need_annotations(tmp_path: Path) -> None:
     write_pairs(tmp_path, "a")
     (tmp_path / "annotations/a.png").unlink()
-    with pytest.raises(ValueError, match=r"1 images without annotation \(a\.jpg\)"):
+    with pytest.raises(ValueError, match=r"1 image without annotation \(a\.jpg\)"):
         Folder(tmp_path, "train")
 
 
@@ -494,7 +498,7 @@ def test_a_link_to_the_folder_around_it_is_an_error_and_no_endless_walk(tmp_path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a bath\nb\n", "line 2 of {} has 1 words; it takes an image's name and its category"),
+        (b"a bath\nb\n", "line 2 of {} has 1 word; it takes an image's name and its category"),
         (b"a bath room\n", "line 1 of {} has 3 words"),
         (b"a b\xe9\n", "{} is not UTF-8 text"),
     ],
@@ -510,7 +514,7 @@ def test_scene_categories_that_break_a_rule_are_refused_by_line(content: bytes, 
 
 
 def load(out: Path, cache: Path) -> datasets.DatasetDict:
-    files = {folder.name: str(folder / "*.parquet") for folder in out.iterdir()}
+    files = {folder.name: str(folder / "*.parquet") for folder in out.iterdir() if folder.is_dir()}
     return datasets.load_dataset("parquet", data_files=files, cache_dir=str(cache))
 
 
@@ -738,8 +742,37 @@ def test_the_command_writes_shards_says_how_many_rows_and_nothing_else(tmp_path:
         f"train: 3 rows in {out / 'train'}",
         f"validation: 2 rows in {out / 'validation'}",
     ]
-    assert files_in(out) == ["train/0000.parquet", "train/0001.parquet", "validation/0000.parquet"]
+    assert files_in(out) == [
+        "objectInfo150.txt", "train/0000.parquet", "train/0001.parquet", "validation/0000.parquet"
+    ]  # fmt: skip
     assert done.stderr == ""
+
+
+def test_files_that_name_the_classes_go_along(tmp_path: Path) -> None:
+    colours = {"sky": (0, 0, 255), "road": (128, 64, 128)}
+    for number in range(2):
+        painted = np.array([[colours["sky"], colours["road"]]], np.uint8)
+        write(tmp_path / f"in/images/{number}.png", encode(Image.new("RGB", (2, 1))))
+        write(tmp_path / f"in/masks/{number}.png", encode(Image.fromarray(painted)))
+    lines = [f"{name},{r},{g},{b}" for name, (r, g, b) in colours.items()]
+    write(tmp_path / "in/class_dict.csv", "\n".join(["name,r,g,b", *lines]).encode())
+    write(tmp_path / "in/id2label.json", b'["sky", "road"]')
+    done = run(tmp_path / "in", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert files_in(tmp_path / "out") == ["class_dict.csv", "id2label.json", "train/0000.parquet"]
+    before, after = (understand(SceneParse150(tmp_path / name)) for name in ("in", "out"))
+    assert (before.rule, before.id2label) == (after.rule, after.id2label)
+    assert list(after.id2label.values()) == ["sky", "road"]
+
+
+def test_label_maps_that_a_class_file_explains_are_still_decoded_before_anything_is_written(tmp_path: Path) -> None:
+    root = write_pairs(tmp_path / "in", "a", "b")
+    write(root / "id2label.json", b'["sky", "road"]')
+    write(root / "annotations/b.png", b"no picture")
+    done = run(root, tmp_path / "out")
+    assert done.returncode == 1
+    assert "annotation of" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_terminal_sees_the_progress_of_checking_and_writing(tmp_path: Path) -> None:
@@ -804,7 +837,7 @@ def prepare_unpaired(root: Path) -> None:
     ("prepare", "flags", "message"),
     [
         (prepare_nothing, [], "error: {root} has no images/; "),
-        (prepare_unpaired, [], "error: {root}/images and {root}/annotations: 1 images without annotation (a.jpg); "),
+        (prepare_unpaired, [], "error: {root}/images and {root}/annotations: 1 image without annotation (a.jpg); "),
         (lambda root: None, ["--num-labels", "0"], "error: num_labels is 0; it must be 1 to 254"),
         (
             lambda root: None,

@@ -123,7 +123,7 @@ def test_normalising_leaves_the_labels_it_is_given_as_they_are() -> None:
             SCENE_PARSE_LABELS,
             255,
             "label map of row 17 in v.parquet holds 255; its classes are 0 (other) to 150; if 255 means ignored, set "
-            "ignore_index; if it means the object of a mask, set binary",
+            "ignore_index; if it means the object of a mask, give --binary-masks",
         ),
     ],
 )

@@ -125,8 +125,8 @@ def test_a_list_that_names_photos_that_are_gone_is_refused_by_line(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (("image,mask", "a.png,b.png", "a.png,gone.png"), "names 1 files that are not there (line 3, 'gone.png')"),
-        (("a.png,b.png", "a.png"), "has 1 columns of files that are there (a.png,b.png)"),
+        (("image,mask", "a.png,b.png", "a.png,gone.png"), "names what is not there: 1 file (line 3, 'gone.png')"),
+        (("a.png,b.png", "a.png"), "has 1 column of files that are there (a.png,b.png)"),
         (("x,y", "a,b"), "has 0 columns of files that are there (x, y)"),
         (("a.png,b.png,b.png",), "has 3 columns of files that are there"),
         ((), "lists nothing"),
@@ -181,5 +181,5 @@ def test_columns_are_not_for_folders(tmp_path: Path) -> None:
 
 def test_jpeg_masks_in_a_folder_open_by_a_binary_rule_alone(tmp_path: Path) -> None:
     root = write(tmp_path, images__a_d_png=50, masks__a_d_jpg=255)
-    assert "no PNG, BMP or TIFF, which alone keep class ids (a.jpg)" in refusal(root)
+    assert "another form than PNG, BMP or TIFF, which alone keep class ids (a.jpg)" in refusal(root)
     assert np.asarray(SceneParse150(root, "train", LabelRule(2, False, None, True))[0][1]).max() == 1

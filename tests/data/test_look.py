@@ -462,7 +462,10 @@ def test_a_row_that_leaves_none_to_score_stops_training(tmp_path: Path) -> None:
     forms.save(tmp_path / "images/a.png", forms.photo(0))
     forms.save(tmp_path / "annotations/a.png", labels(0))
     settings = config(tmp_path, "--num-labels", "5", "--no-reduce-labels")
-    assert "both parts need at least one row" in look.look(settings).findings["start"].said[0]
+    assert (
+        "--test-size 0.2 leaves none of the 1 row of --split train to train on"
+        in look.look(settings).findings["start"].said[0]
+    )
     assert not training_reads(settings)
 
 

@@ -78,7 +78,7 @@ def test_scene_parse_150_is_read_as_ever(
 def test_maps_of_scene_parse_150_that_were_reduced_before_are_refused_with_both_readings(tmp_path: Path) -> None:
     names = Classes("ade.json", tuple(ID2LABEL.values()))
     said = refusal(folder(tmp_path, values(0, 149, 255)), classes=names)
-    assert "hold 255 in the first 1 rows, but 150 classes are 0 (ignored) and 1 to 150: --ignore-index 255" in said
+    assert "hold 255 in the first row, but 150 classes are 0 (ignored) and 1 to 150: --ignore-index 255" in said
     assert "where 0 is a class already and 255 what is ignored, --no-reduce-labels" in said
 
 
@@ -125,7 +125,7 @@ def test_a_rule_that_cannot_be_wrong_is_taken(
 
 def test_a_value_one_beyond_the_names_is_refused_with_both_ways_out(tmp_path: Path) -> None:
     said = refusal(folder(tmp_path, values(0, 1, 4)), classes=NAMED, reduce_labels=False)
-    assert "hold 4 in the first 1 rows, but 4 classes are 0 to 3" in said
+    assert "hold 4 in the first row, but 4 classes are 0 to 3" in said
     assert "--reduce-labels makes 0 ignored and moves every class down by one; --ignore-index 4 ignores it" in said
 
 
@@ -181,7 +181,7 @@ def test_masks_of_0_and_255_are_binary_where_nothing_contradicts(flags: dict[str
 @pytest.mark.parametrize("number", [1, 2])
 def test_masks_of_which_one_class_is_left_are_refused_before_training(number: int, tmp_path: Path) -> None:
     said = refusal(folder(tmp_path, values(0, 255)), num_labels=number, reduce_labels=False)
-    assert "hold 0 and 255 and nothing else in the first 1 rows" in said
+    assert "hold 0 and 255 and nothing else in the first row" in said
     assert "if 255 is the object, give --binary-masks; if 255 is ignored, as without it, only one class is left" in said
 
 
@@ -200,8 +200,44 @@ def test_masks_that_are_seen_as_binary_are_held_to_it_in_every_row(tmp_path: Pat
     dataset = SceneParse150(root)
     dataset = dataset.with_rule(understand(dataset, rows=2).rule)
     assert np.asarray(dataset[1][1]).tolist() == [[0, 1]]
-    with pytest.raises(ValueError, match=r"2.png holds 3; .*if every value above 0 is the object, set binary"):
+    with pytest.raises(ValueError, match=r"2.png holds 3; .*if every value above 0 is the object, give --binary-masks"):
         dataset[2]
+
+
+@pytest.mark.parametrize(
+    ("held", "flags", "only"),
+    [
+        ((0, 1), {"num_labels": 1, "reduce_labels": True}, "'LABEL_0' is the only class that is left"),
+        ((0,), {"num_labels": 1, "reduce_labels": False}, "'LABEL_0' is the only class that is left"),
+        ((0, 1), {"classes": Classes("n", ("car",)), "reduce_labels": True}, "'car' is the only class that is left"),
+        ((0, 1), {"classes": Classes("n", ("unlabeled", "car"))}, "'car' is the only class that is left"),
+        ((0, 1), {"num_labels": 2, "reduce_labels": False, "ignore_index": 0}, "'LABEL_1' is the only class"),
+        ((0, 1, 2), {"num_labels": 3, "reduce_labels": False, "ignore_index": (0, 2)}, "'LABEL_1' is the only class"),
+        ((0,), {"num_labels": 1, "reduce_labels": False, "ignore_index": 0}, "no class is left"),
+    ],
+)
+def test_a_rule_that_leaves_nothing_to_tell_apart_is_refused(
+    held: tuple[int, ...], flags: dict[str, Any], only: str, tmp_path: Path
+) -> None:
+    said = refusal(folder(tmp_path, values(*held)), **flags)
+    assert said.startswith(only)
+    assert "there is nothing to learn; name two classes or more (--label-names or --num-labels)" in said
+
+
+def test_a_class_file_that_leaves_one_colour_is_refused(tmp_path: Path) -> None:
+    root = class_dict(folder(tmp_path, painted("road", "car")), {"void": COLOURS["road"], "car": COLOURS["car"]})
+    assert refusal(root).startswith("'car' is the only class that is left")
+
+
+@pytest.mark.parametrize("rule", [LabelRule(2, False), LabelRule(2, False, binary=True), LabelRule(3, False, (0, 255))])
+def test_two_classes_are_enough(rule: LabelRule) -> None:
+    assert len(rule.classes_left) == 2
+
+
+def test_first_rows_of_one_class_alone_are_warned_of(tmp_path: Path) -> None:
+    found = about(folder(tmp_path, values(1, 255), values(1, 1)), num_labels=2, reduce_labels=False)
+    assert found.warnings[0].startswith("1 of 2 classes does not occur in the first 2 rows: LABEL_0")
+    assert "LABEL_1 alone, from which nothing can be learnt" in found.warnings[1]
 
 
 def test_0_and_255_among_more_classes_are_no_masks(tmp_path: Path) -> None:
@@ -216,21 +252,21 @@ def test_0_and_255_among_more_classes_are_no_masks(tmp_path: Path) -> None:
 def test_a_class_that_occurs_nowhere_is_said_with_the_flags(tmp_path: Path) -> None:
     found = about(folder(tmp_path, values(0, 1, 3)), classes=NAMED, reduce_labels=False)
     assert len(found.warnings) == 1
-    assert found.warnings[0].startswith("1 of 4 classes occurs in none of the first 1 rows: car (--reduce-labels or")
+    assert found.warnings[0].startswith("1 of 4 classes does not occur in the first row: car (--reduce-labels or")
 
 
 @pytest.mark.parametrize(("count", "said"), [(2, False), (3, True)])
 def test_more_than_half_of_the_pixels_ignored_is_said(count: int, said: bool, tmp_path: Path) -> None:
     found = about(folder(tmp_path, values(0, 1, *[255] * count)), num_labels=2, reduce_labels=False)
     assert [line.split(" are ignored")[0] for line in found.warnings] == (
-        ["60% of the pixels in the first 1 rows"] if said else []
+        ["60% of the pixels in the first row"] if said else []
     )
 
 
 def test_the_lines_tell_rows_classes_and_labels(tmp_path: Path) -> None:
     found = about(folder(tmp_path, values(0, 1, 2, 3)), classes=NAMED, reduce_labels=False)
     assert found.lines == [
-        f"{tmp_path}, train: 1 rows",
+        f"{tmp_path}, train: 1 row",
         "4 classes by names.txt (--label-names): sky, road, car, tree",
         "labels: 4 classes; 0 is a class (--reduce-labels makes it ignored); 255 ignored (--ignore-index decides)",
     ]

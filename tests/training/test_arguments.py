@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from segformer import ImageProcessor
 from segformer.config import compare_classes
 from segformer.training.arguments import parse_arguments
 from segformer.training.checkpoints import STATE_NAME
 from segformer.training.description import RunDescription
-from segformer.training.recipes import GROUPS, TrainConfig, configure
+from segformer.training.recipes import GROUPS, RECIPES, TrainConfig, configure
 from train import train
 
 
@@ -171,3 +175,160 @@ def test_every_setting_lies_in_a_group() -> None:
     assert next(iter(TrainConfig.__dataclass_fields__)) == "recipe"
     assert list(TrainConfig.__dataclass_fields__)[1] in GROUPS
     assert set(GROUPS) <= set(TrainConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("resolution", ["keep-ratio", "window"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_photos_that_keep_their_sizes_are_scored_one_by_one_without_being_told(resolution: str, recipe: str) -> None:
+    words = ["--recipe", recipe, "--eval-resolution", resolution]
+    assert parse_arguments(words).per_device_eval_batch_size == 1
+    with pytest.raises(ValueError, match="per_device_eval_batch_size is 4; photos that keep their shape"):
+        configure(recipe, eval_resolution=resolution, per_device_eval_batch_size=4)
+
+
+def test_a_batch_size_that_a_run_recorded_gives_way_to_a_resolution_asked_for_now(run: Path) -> None:
+    words = ["--eval-only", "--checkpoint", str(run), "--dataset", "toy", "--eval-resolution", "window"]
+    assert parse_arguments(words).per_device_eval_batch_size == 1
+    assert parse_arguments(words[:-2]).per_device_eval_batch_size == 2
+
+
+# Classes that a checkpoint knows
+
+
+def of_values(folder: Path, *held: int, count: int = 5) -> Path:
+    """Photos whose label maps hold these values, in train and validation."""
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (folder / kind / split).mkdir(parents=True)
+        for number in range(count):
+            values = np.random.default_rng(number).choice(held, (40, 50)).astype(np.uint8)
+            Image.fromarray(np.stack([values] * 3, -1)).save(folder / f"images/{split}/{number}.png")
+            Image.fromarray(values).save(folder / f"masks/{split}/{number}.png")
+    return folder
+
+
+@pytest.fixture
+def named_run(small_checkpoint: Path, tmp_path: Path) -> Path:
+    """A run on three named classes of which value 7 is ignored, told by flags and a file that lies elsewhere."""
+    (tmp_path / "elsewhere").mkdir()
+    names = tmp_path / "elsewhere/names.txt"
+    names.write_text("sky\nroad\ncar\n")
+    said = {"label_names": str(names), "reduce_labels": False, "ignore_index": 7, "eval_resolution": "original"}
+    steps = {"max_steps": 1, "eval_steps": 1, "save_steps": 1, "device": "cpu"}
+    data = {"dataset": str(of_values(tmp_path / "mine", 0, 1, 2, 7)), "split": "train", "eval_split": "validation"}
+    paths = {"checkpoint": str(small_checkpoint), "output_dir": str(tmp_path / "run")}
+    return train(configure("guide", **said, **steps, **data, **paths))
+
+
+def scored(words: list[str]) -> Path:
+    return train(parse_arguments(["--eval-only", "--device", "cpu", *words]))
+
+
+@pytest.mark.parametrize("what", ["run", "run/checkpoint-1", "copied"])
+def test_other_data_is_scored_by_the_classes_and_the_rule_that_the_model_was_trained_on(
+    what: str, named_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(tmp_path / "elsewhere")
+    (tmp_path / "copied").mkdir()
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        shutil.copy(named_run / name, tmp_path / "copied")
+    other = of_values(tmp_path / "others", 0, 1, 2, 7)
+    capsys.readouterr()
+    folder = scored(["--checkpoint", str(tmp_path / what), "--dataset", str(other), "--output-dir", f"{tmp_path}/s"])
+    told = json.loads((folder / "run.json").read_text())
+    assert told["class_names"] == ["sky", "road", "car"]
+    assert told["labels"] == json.loads((named_run / "run.json").read_text())["labels"]
+    assert told["scored_rows"] == "validation"
+    assert "which was trained on them (--label-names): sky, road, car" in " ".join(capsys.readouterr().out.split())
+    if what != "copied":
+        assert told["settings"]["eval_resolution"] == "original"
+
+
+def test_other_data_that_names_its_classes_is_read_by_its_own_names(named_run: Path, tmp_path: Path) -> None:
+    other = of_values(tmp_path / "others", 0, 1, 2)
+    (other / "id2label.json").write_text('{"0": "sky", "1": "street", "2": "car"}')
+    folder = scored(["--checkpoint", str(named_run), "--dataset", str(other), "--output-dir", str(tmp_path / "s")])
+    assert json.loads((folder / "run.json").read_text())["class_names"] == ["sky", "street", "car"]
+
+
+def test_other_data_that_the_models_rule_has_no_place_for_is_refused(named_run: Path, tmp_path: Path) -> None:
+    other = of_values(tmp_path / "others", 0, 1, 9)
+    with pytest.raises(ValueError, match="hold 9 in the first 5 rows, but 3 classes are 0 to 2"):
+        scored(["--checkpoint", str(named_run), "--dataset", str(other), "--output-dir", str(tmp_path / "s")])
+
+
+def test_a_flag_given_now_leaves_the_names_that_the_model_knows(named_run: Path, tmp_path: Path) -> None:
+    other = of_values(tmp_path / "others", 0, 1, 2, 9)
+    flags = ["--ignore-index", "9", "--no-reduce-labels", "--output-dir", str(tmp_path / "s")]
+    folder = scored(["--checkpoint", str(named_run), "--dataset", str(other), *flags])
+    told = json.loads((folder / "run.json").read_text())
+    assert (told["class_names"], told["labels"]["ignore_index"]) == (["sky", "road", "car"], 9)
+
+
+def test_the_runs_own_data_named_again_keeps_its_split(named_run: Path, tmp_path: Path) -> None:
+    own = parse_arguments(["--eval-only", "--checkpoint", str(named_run), "--dataset", str(tmp_path / "mine")])
+    assert (own.split, own.eval_split, own.label_names) == ("train", "validation", None)
+    another = parse_arguments(["--eval-only", "--checkpoint", str(named_run), "--dataset", str(tmp_path / "others")])
+    assert (another.split, another.eval_split) == ("train", "auto")
+
+
+def test_every_checkpoint_carries_the_rule_and_transformers_opens_it(named_run: Path) -> None:
+    import transformers
+
+    for folder in (named_run, named_run / "checkpoint-1"):
+        held = json.loads((folder / "preprocessor_config.json").read_text())
+        assert held["label_rule"] == json.loads((named_run / "run.json").read_text())["labels"]
+        assert ImageProcessor.from_pretrained(folder).label_rule == held["label_rule"]
+        theirs = transformers.AutoImageProcessor.from_pretrained(folder, use_fast=False)
+        photo = Image.new("RGB", (50, 40), (10, 20, 30))
+        ours = ImageProcessor.from_pretrained(folder).image_to_tensor(photo)
+        assert np.array_equal(np.asarray(theirs(photo)["pixel_values"][0]), ours.numpy())
+
+
+# Paths
+
+
+@pytest.fixture
+def relative_run(small_shards: Path, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run started in a folder, whose dataset it named from there."""
+    (tmp_path / "project/here").mkdir(parents=True)
+    shutil.copytree(small_shards, tmp_path / "project/here/shards")
+    monkeypatch.chdir(tmp_path / "project")
+    data = ["--dataset", "here/shards", "--split", "train", "--eval-split", "validation", "--device", "cpu"]
+    steps = ["--max-steps", "2", "--eval-steps", "2", "--save-steps", "1", "--output-dir", "runs/x"]
+    train(parse_arguments(["--recipe", "guide", "--checkpoint", str(small_checkpoint), *data, *steps]))
+    shutil.rmtree("runs/x/checkpoint-2")
+    return tmp_path / "project/runs/x"
+
+
+def test_a_run_goes_on_from_another_folder_with_the_data_it_had(
+    relative_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (relative_run / "model.safetensors").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    config = parse_arguments(["--resume-from-checkpoint", str(relative_run)])
+    assert config.dataset == str(tmp_path / "project/here/shards")
+    train(config)
+    assert (relative_run / "model.safetensors").read_bytes() == whole
+
+
+def test_data_that_moved_along_is_found_where_the_same_way_leads(
+    relative_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.move(tmp_path / "project", tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    assert parse_arguments(["--resume-from-checkpoint", "runs/x"]).dataset == "here/shards"
+
+
+def test_data_that_is_nowhere_is_named_with_both_places(
+    relative_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.move(tmp_path / "project/here", tmp_path / "there")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        parse_arguments(["--resume-from-checkpoint", str(relative_run)])
+    where = f"{tmp_path}/project/here/shards"
+    said = f"the run was made with --dataset here/shards, which is not here, nor where it was, {where}; name it by"
+    assert said in capsys.readouterr().err
+    named = parse_arguments(["--resume-from-checkpoint", str(relative_run), "--dataset", "there/shards"])
+    assert named.dataset == "there/shards"

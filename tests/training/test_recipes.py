@@ -365,7 +365,10 @@ def test_mean_of_views_is_that_of_the_plain_way(count: int) -> None:
         ({"eval_scales": "1,x"}, "eval_scales is '1,x'; it must be numbers of 0.1 to 4"),
         ({"eval_scales": ""}, "eval_scales is ''"),
         ({"eval_scales": "0.5,1"}, "takes eval_resolution keep-ratio"),
-        ({"eval_resolution": "keep-ratio"}, "per_device_eval_batch_size is 2; .* scored one by one: set it to 1"),
+        (
+            {"eval_resolution": "keep-ratio", "per_device_eval_batch_size": 2},
+            "per_device_eval_batch_size is 2; .* scored one by one: set it to 1",
+        ),
         ({"augment_on_device": True, "augmentation": "paper"}, "augment_on_device is for the jitter"),
         (
             {"loss_mean": "all"},
@@ -434,7 +437,7 @@ def test_other_rows_are_refused_and_a_dataset_that_moved_is_not(
     assert f"dataset is now '{moved}', it was '{small_shards}'" in caplog.text
     write_shard(tmp_path / "other/train.parquet", _named_rows("other", 10), [])
     write_shard(tmp_path / "other/validation.parquet", _named_rows("other", 2), [])
-    with pytest.raises(ValueError, match=r"on 10 rows of .*, from train_0; this run has 10 of .*, from other_0"):
+    with pytest.raises(ValueError, match=r"on other rows: 10 of .*, from train_0; this run has 10 of .*, from other_0"):
         train(configure("guide", **{**again, "dataset": str(tmp_path / "other")}))
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from segformer.metrics import class_table
-from segformer.training.history import duration, fitted
+from segformer.training.description import RunDescription
+from segformer.training.history import Plan, duration, fitted
+from segformer.training.summary import start_summary
 from train import configure, train
 
 
@@ -33,6 +36,54 @@ def test_a_run_says_what_it_understood_in_lines_of_80_columns(
     assert "0 is other, ignored, and k is class k - 1" in " ".join(said.split())
     assert "10 photos to train on, 5 to score (validation)" in said
     assert all(len(line) <= 80 for line in said.splitlines() if "/" not in line)  # a path is never broken
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, ""),
+        ({"loss": "focal", "focal_gamma": 1.5}, "focal loss, gamma 1.5"),
+        ({"loss": "ohem"}, "ohem"),
+        (
+            {"class_weights": "balanced", "dice_weight": 0.5},
+            "cross-entropy, class weights balanced, 0.5 times 1 - Dice on",
+        ),
+        ({"class_weights": "1,2.5,3"}, "cross-entropy, class weights 1, 2.5, 3"),
+        ({"label_smoothing": 0.1}, "cross-entropy, label smoothing 0.1"),
+        ({"loss_mean": "all", "dataloader_drop_last": True}, "cross-entropy, the mean over all pixels, ignored ones"),
+    ],
+    ids=str,
+)
+def test_a_loss_that_is_not_plain_cross_entropy_is_said(settings: dict[str, Any], said: str) -> None:
+    about = RunDescription(image_size=[32, 32], understood=["data"])
+    config = configure("guide", **settings)
+    told = start_summary(config, about, Plan.over(10, 2, 1, -1), torch.device("cpu"), 1)
+    lines = [line for line in told.splitlines() if line.startswith("loss")]
+    if said:
+        assert " ".join(lines[0].split()).startswith(f"loss {said}")
+    else:
+        assert lines == []
+
+
+SEVERAL = "epochs|rows|photos|images|steps|classes|colours|threads|parameters|evaluations"
+ONE_OF_SEVERAL = re.compile(rf"(?<![\d,.])1 ({SEVERAL})\b")
+
+
+def test_what_there_is_one_of_is_not_told_as_several(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = {"split": "train[:1]", "eval_split": "validation[:1]", "num_train_epochs": 1, "max_steps": -1}
+    one |= {"per_device_train_batch_size": 1, "warmup_steps": 1, "eval_steps": 1, "save_steps": 1}
+    folder = train(configure("guide", **{**settings, **one}))
+    told = [
+        capsys.readouterr().out,
+        *((folder / name).read_text() for name in ("report.html", "README.md", "run.json")),
+    ]
+    assert "1 photo to train on, 1 to score" in told[0]
+    assert "1 of 1 photo, 1 epoch of 1" in " ".join(told[0].split())
+    assert "1 evaluation as a table" in told[1]
+    for text in told:
+        assert not ONE_OF_SEVERAL.search(" ".join(re.sub(r"<[^>]*>", " ", text).split()))
 
 
 def test_a_run_that_is_piped_has_a_plain_line_and_no_nan_before_there_is_a_score(

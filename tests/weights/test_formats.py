@@ -248,7 +248,7 @@ def test_a_tensor_that_no_shard_holds_is_refused_by_name(folder: Path, v4: Weigh
     entries = json.loads(index.read_text())
     entries["weight_map"]["segformer.lost.weight"] = "model-00001-of-00002.safetensors"
     index.write_text(json.dumps(entries))
-    with pytest.raises(ValueError, match=r"promises 1 tensors .*segformer\.lost\.weight"):
+    with pytest.raises(ValueError, match=r"promises 1 tensor .*segformer\.lost\.weight"):
         Segformer.from_pretrained(folder)
 
 

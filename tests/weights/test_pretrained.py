@@ -130,8 +130,8 @@ def test_a_report_shows_what_was_loaded_from_where_and_what_was_not(folder: Path
     path = re.escape(str(folder / "model.safetensors"))
     assert re.fullmatch(rf"LoadReport\(\d+ tensors from {path}, in the names of transformers\)", first)
     assert others == [
-        f"  16 tensors not in the checkpoint, start anew: {', '.join(DECODER[:4])} and 12 more",
-        "  1 tensors of no use to this model, left out: classifier.weight",
+        f"  16 tensors not in the checkpoint, started anew: {', '.join(DECODER[:4])} and 12 more",
+        "  1 tensor of no use to this model, left out: classifier.weight",
     ]
 
 

@@ -1,0 +1,66 @@
+"""The rows to train on and to score: what comes out empty, or without labels, is refused by the flag that chose it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.labels import LabelRule
+from data.parts import Parts, open_parts
+from segformer.training.recipes import configure
+
+
+def dataset(root: Path, train: int = 5, validation: int = 0, test: int = 0) -> Path:
+    """Photos with label maps of 0 and 1, but for those of test, which have none."""
+    for split, count in (("train", train), ("val", validation), ("test", test)):
+        for number in range(count):
+            for kind in ("images", "masks"):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+            values = np.random.default_rng(number).integers(0, 2, (8, 9)).astype(np.uint8)
+            Image.fromarray(np.stack([values] * 3, -1)).save(root / f"images/{split}/{number}.png")
+            if split != "test":
+                Image.fromarray(values).save(root / f"masks/{split}/{number}.png")
+    return root
+
+
+def parts(root: Path, **settings: Any) -> Parts:
+    said = {"num_labels": 2, "reduce_labels": False, "split": "train"}
+    return open_parts(configure("guide", dataset=str(root), **{**said, **settings}), None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"test_size": 0.0}, r"--test-size 0 holds out no row to score; name rows to score by --eval-split"),
+        ({"split": "train[:1]"}, r"--test-size 0.2 leaves none of the 1 row of --split train\[:1\] to train on; name"),
+        ({"test_size": 0.9}, r"--test-size 0.9 leaves none of the 5 rows of --split train to train on"),
+        ({"split": "train[:0]"}, r"^--split: split 'train\[:0\]' of .* is empty; it selects no row"),
+        ({"eval_split": "validation[:0]"}, r"^--eval-split: split 'validation\[:0\]' of .* is empty"),
+        ({"eval_split": "train[90:]"}, r"^--eval-split: split 'train\[90:\]' of .* is empty"),
+        ({"eval_split": "all"}, r"^--eval-split: .* has no split 'all'; it has train, validation, test"),
+        ({"split": "all"}, r"^--split: .* has no split 'all'; it has train, validation, test"),
+        ({"eval_split": "test"}, r"^--eval-split test: .*/0.png has no label map; name a split whose rows have one"),
+        ({"split": "test"}, r"^--split test: .*/0.png has no label map; name a split whose rows have one"),
+    ],
+    ids=str,
+)
+def test_rows_that_are_none_are_refused_by_the_flag_that_chose_them(
+    settings: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    root = dataset(tmp_path, 5, 2, 1)
+    with pytest.raises(ValueError, match=said):
+        parts(root, **settings)
+
+
+def test_a_row_to_train_on_and_one_to_score_are_enough(tmp_path: Path) -> None:
+    found = parts(dataset(tmp_path, 5), split="train[:2]", test_size=0.5)
+    assert (len(found.train), len(found.evaluation)) == (1, 1)
+
+
+def test_an_evaluation_alone_takes_any_number_of_rows(tmp_path: Path) -> None:
+    found = parts(dataset(tmp_path, 5, 1), eval_only=True, checkpoint="a/b", eval_split="validation")
+    assert (len(found.evaluation), found.labels.rule) == (1, LabelRule(2, False, 255))
