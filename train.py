@@ -59,12 +59,11 @@ from segformer.metrics import class_table
 from segformer.pages.report import REPORT_NAME, build_report, refresh_report
 from segformer.pages.samples import Shown
 from segformer.photos import decode_photo
-from segformer.provenance import provenance
 from segformer.segmenter import choose_device
 from segformer.training.arguments import local_paths, parse_arguments
 from segformer.training.averaging import move_average, start_average
 from segformer.training.checkpoints import refuse_broken, rotate_checkpoints, save_checkpoint, whole_checkpoint
-from segformer.training.description import RunDescription, write_results
+from segformer.training.description import describe, write_results
 from segformer.training.faults import explain
 from segformer.training.fitting import fit_batch
 from segformer.training.history import History, Plan, duration
@@ -355,32 +354,6 @@ def predict_samples(
 # ---------------------------------------------------------------------------------------------------------- the loop
 
 
-def describe(
-    config: TrainConfig, model: Segformer, processor: ImageProcessor, plan: Plan, rows: Parts
-) -> RunDescription:
-    """What a run knows of itself before its first step, for its report and its model card."""
-    settings = shareable(asdict(config))
-    understood = [*rows.labels.lines, *(f"WARNING: {warning}" for warning in rows.labels.warnings)]
-    for name in ("label_names", "dataset", "checkpoint"):  # paths of this machine, which run.json goes without
-        if getattr(config, name):
-            understood = [line.replace(getattr(config, name), str(settings[name])) for line in understood]
-    return RunDescription(
-        settings=settings,
-        class_names=[name.strip() for name in model.config.id2label.values()],
-        model=f"SegFormer-{(variant_of(model.config) or 'custom').upper()}",
-        parameters=model.num_parameters,
-        train_images=0 if config.eval_only else plan.num_rows,
-        eval_images=len(rows.evaluation),
-        image_size=list(processor.size),
-        total_steps=plan.total_steps,
-        labels=rows.labels.rule.to_dict(),
-        understood=understood,
-        shortened=[name for name, value in asdict(config).items() if settings[name] != value],
-        scored_rows="" if isinstance(rows.evaluation, Subset) else rows.evaluation.split,
-        provenance=provenance(settings["checkpoint"], model.load_report.path),
-    )
-
-
 class Run:
     """One training run: its parts, built from the settings, and the loop over its steps."""
 
@@ -407,7 +380,7 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
         self.history = History(Plan.of(config, len(self.train_samples), self.ranks.count), self.device, self.ranks)
         self.rows = self.train_samples.identity()
-        self.about = describe(config, self.model, self.processor, self.plan, rows)
+        self.about = describe(config, shareable(asdict(config)), self.model, self.processor.size, self.plan, rows)
         self.earlier.restore(self.model, self.optimizer, self.scaler, self.history, self.rows, self.about)
         account = check_login(config.hub_model_id) if config.push_to_hub and self.ranks.is_writer else None
         if config.compile:

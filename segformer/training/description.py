@@ -9,13 +9,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segformer.config import variant_of
 from segformer.files import write_atomically
-from segformer.training.history import without_nan
+from segformer.model import Segformer
+from segformer.provenance import provenance
+from segformer.training.history import Plan, without_nan
+from segformer.training.recipes import TrainConfig
 
 DESCRIPTION_NAME = "run.json"
 RESULTS_NAME = "eval_results.json"
@@ -52,6 +56,56 @@ class RunDescription:
         held, empty = read_object(output_dir / DESCRIPTION_NAME), cls()
         kinds = {each.name: type(getattr(empty, each.name)) for each in fields(cls)}
         return cls(**{name: held[name] for name, kind in kinds.items() if _is(held.get(name), kind)})
+
+
+class _Labels(Protocol):
+    """What the data's label maps mean, and what was said of it."""
+
+    @property
+    def lines(self) -> list[str]: ...
+    @property
+    def warnings(self) -> list[str]: ...
+    @property
+    def rule(self) -> Any: ...
+
+
+class _Rows(Protocol):
+    """The rows that are scored, of which a whole split has a name, and what their labels mean."""
+
+    @property
+    def evaluation(self) -> Any: ...
+    @property
+    def labels(self) -> _Labels: ...
+
+
+def describe(
+    config: TrainConfig,
+    settings: dict[str, Any],
+    model: Segformer,
+    image_size: tuple[int, int],
+    plan: Plan,
+    rows: _Rows,
+) -> RunDescription:
+    """What a run knows of itself; ``settings`` are the configuration's without the paths of this machine."""
+    understood = [*rows.labels.lines, *(f"WARNING: {warning}" for warning in rows.labels.warnings)]
+    for name in ("label_names", "dataset", "checkpoint"):
+        if getattr(config, name):
+            understood = [line.replace(getattr(config, name), str(settings[name])) for line in understood]
+    return RunDescription(
+        settings=settings,
+        class_names=[name.strip() for name in model.config.id2label.values()],
+        model=f"SegFormer-{(variant_of(model.config) or 'custom').upper()}",
+        parameters=model.num_parameters,
+        train_images=0 if config.eval_only else plan.num_rows,
+        eval_images=len(rows.evaluation),
+        image_size=list(image_size),
+        total_steps=plan.total_steps,
+        labels=rows.labels.rule.to_dict(),
+        understood=understood,
+        shortened=[name for name, value in asdict(config).items() if settings[name] != value],
+        scored_rows=getattr(rows.evaluation, "split", ""),
+        provenance=provenance(settings["checkpoint"], model.load_report.path),
+    )
 
 
 def write_results(

@@ -57,7 +57,7 @@ def test_a_run_says_what_it_understood_in_lines_of_80_columns(
 def test_a_loss_that_is_not_plain_cross_entropy_is_said(settings: dict[str, Any], said: str) -> None:
     about = RunDescription(image_size=[32, 32], understood=["data"])
     config = configure("guide", **settings)
-    told = start_summary(config, about, Plan.over(10, 2, 1, -1), torch.device("cpu"), 1)
+    told = start_summary(config, about, Plan.of(config, 10), torch.device("cpu"), 1)
     lines = [line for line in told.splitlines() if line.startswith("loss")]
     if said:
         assert " ".join(lines[0].split()).startswith(f"loss {said}")
