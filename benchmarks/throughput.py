@@ -132,7 +132,7 @@ class Case:
 
     def _our_label_map(self, segmenter: Segmenter) -> Any:
         with autocast(self.config.amp, self.device):
-            return segmenter.label_map(_photo())
+            return segmenter.label_map(photo())
 
     def peer(self, name: str) -> Callable[[], Any]:
         """The same work by a peer, from the same weights."""
@@ -140,7 +140,7 @@ class Case:
         if self.options.compile:
             peer.compile()
         if self.options.mode == "infer":
-            return lambda: peer.label_map(_photo(), autocast(self.config.amp, self.device)).numpy()
+            return lambda: peer.label_map(photo(), autocast(self.config.amp, self.device)).numpy()
         return self._peer_step(peer)
 
     def _peer_step(self, peer: peers.Peer) -> Callable[[], Any]:
@@ -180,7 +180,7 @@ class Case:
             raise SystemExit(f"{self.facts}: {name} does not give the same result ({measured}); nothing was timed")
 
 
-def _photo() -> Image.Image:
+def photo() -> Image.Image:
     """A photo-like picture, the same each time: smooth, so that its label map has regions."""
     noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize(_PHOTO, Image.Resampling.BICUBIC)

@@ -271,3 +271,16 @@ def test_precisions_are_compared_step_by_step_on_the_same_run(
     assert (losses["steps"], len(losses["float32_losses"]), len(losses["bfloat16_losses"])) == ("1 to 3", 3, 3)
     assert losses["difference_on_one_thread"] < 1e-5 < losses["difference"] < 0.02  # eight bits hold one to 0.004
     assert scores["steps"] == "mean IoU after them"
+
+
+@pytest.mark.slow
+def test_sides_in_processes_of_their_own_are_compared_and_take_turns(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _give(monkeypatch, "--size", "64", "--batch-size", "1", "--repeats", "1", "--amp", "off")
+    importlib.import_module("benchmarks.real_use").main()
+    rows = json.loads(capfd.readouterr().out.splitlines()[-1])["rows"]
+    assert [(row["work"], row["peers_memory"]) for row in rows] == [
+        (work, memory) for work in ("step", "photo") for memory in ("as it comes", "kept")
+    ]
+    assert all(row["ms"] > 0 and row["ratio"] == pytest.approx(row["peer_ms"] / row["ms"], rel=1e-3) for row in rows)
