@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import chain, repeat
@@ -37,16 +37,18 @@ from data.augmentation.on_device import AugmentOnDevice
 from data.augmentation.paper import PAPER_SCALE
 from data.batches import (
     Loader,
+    Places,
     Samples,
     collate,
     explain_lost_worker,
     for_evaluation,
     for_training,
     is_lost_worker,
+    on_device,
     to_device,
 )
 from data.classes import IGNORE_INDEX
-from data.order import NO_ROW, Place, StepSampler
+from data.order import NO_ROW, StepSampler
 from data.parts import Pairs, Parts, open_parts
 from data.sources.hub import HubSource
 from data.understanding import Understanding
@@ -64,11 +66,13 @@ from segformer.training.arguments import local_paths, parse_arguments
 from segformer.training.averaging import move_average, start_average
 from segformer.training.checkpoints import refuse_broken, rotate_checkpoints, save_checkpoint, whole_checkpoint
 from segformer.training.description import describe, write_results
+from segformer.training.devices import fit_to_device
 from segformer.training.faults import explain
 from segformer.training.fitting import fit_batch
+from segformer.training.graphs import StepGraphs
 from segformer.training.history import History, Plan, duration
 from segformer.training.interrupts import Interrupted, StopRequest, hear_no_more_of_workers
-from segformer.training.precision import amp_dtype, autocast
+from segformer.training.precision import autocast, grad_scaler
 from segformer.training.ranks import (
     ALONE,
     Ranks,
@@ -120,9 +124,9 @@ def build_device_augmentation(
     return AugmentOnDevice.in_place_of(processor, jitter, config.seed).finish
 
 
-def build_loader(samples: Samples, places: Iterable[list[Place]], config: TrainConfig, device: torch.device) -> Loader:
+def build_loader(samples: Samples, places: Places, config: TrainConfig, device: torch.device) -> Loader:
     """The batches of these places, ready for the device."""
-    return Loader(samples, places, config.dataloader_num_workers, pin_memory=device.type == "cuda")
+    return Loader(samples, places, config.dataloader_num_workers, device)
 
 
 # ------------------------------------------------------------------------------------------------------------- model
@@ -298,13 +302,13 @@ def evaluate(
     loader = build_loader(samples, batches, config, device)
     rounds = math.ceil(math.ceil(len(samples) / ranks.count) / size)  # as many on every rank, so that all can agree
     bar = tqdm(total=rounds, desc="evaluating", leave=False, disable=None if ranks.is_writer else True)
-    for prepared in chain(loader, repeat(None, rounds - len(batches))):
+    for batch in chain(on_device(loader, device), repeat(None, rounds - len(batches))):
         if stop and ranks.any(stop.signal is not None):
             return {}
         bar.update()
-        if prepared is None:
+        if batch is None:
             continue
-        for logits, labels in score_views(model, to_device(prepared, device), config):
+        for logits, labels in score_views(model, batch, config):
             total_loss += fullres.cross_entropy(logits[0], labels, IGNORE_INDEX, reduction="sum")
             valid_pixels += (labels != IGNORE_INDEX).sum()
             matrix.update(fullres.argmax_of_mean(logits, labels.shape[-2:]), labels)
@@ -358,11 +362,11 @@ class Run:
     """One training run: its parts, built from the settings, and the loop over its steps."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config, self.stop = config, StopRequest()
         if config.deterministic:
             compute_deterministically()
         self.ranks, self.device = join_ranks(choose_device(own_device(config.device)))
-        dtype = amp_dtype(config.amp, self.device)
+        self.config = config = fit_to_device(config, self.device)
+        self.stop, self.graphs = StopRequest(), StepGraphs(config.cuda_graph, self.device, self.ranks.count)
         self.earlier = EarlierRun(config, self.ranks)
         with self.ranks.writer_first():  # in case something has to be fetched or drawn
             rows = open_parts(config, decode_photo, recorded_labels(config))
@@ -377,7 +381,7 @@ class Run:
             self.step_config = fit_batch(self.model, self.step_config, self.processor.size, self.device, self.ranks)
         self.augment = build_device_augmentation(config, self.processor)
         self.optimizer = build_optimizer(self.model, config)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
+        self.scaler = grad_scaler(config.amp, self.device)
         self.history = History(Plan.of(config, len(self.train_samples), self.ranks.count), self.device, self.ranks)
         self.rows = self.train_samples.identity()
         self.about = describe(config, shareable(asdict(config)), self.model, self.processor.size, self.plan, rows)
@@ -404,7 +408,7 @@ class Run:
         history.start(loader)
         self.begin()
         with history.progress_line():
-            for prepared in loader:
+            for batch in on_device(loader, self.device):
                 if history.step == self.plan.total_steps:  # where time or patience has moved it
                     break
                 step = history.progress.step = history.step + 1
@@ -412,8 +416,7 @@ class Run:
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate * group["lr_factor"]
                 torch.manual_seed(mix(config.seed, step, self.ranks.rank))
-                batch = self.augment(to_device(prepared, self.device))
-                history.add_step(*self.take_step(batch))
+                history.add_step(*self.take_step(self.augment(batch)))
                 if config.ema_decay:
                     move_average(self.scored, self.model, config.ema_decay, step)
                 if step % config.logging_steps == 0 or self.plan.is_saved(step) or self.plan.is_evaluated(step):
@@ -434,7 +437,8 @@ class Run:
         """One step of the optimiser; stages that are frozen compute as in an evaluation."""
         self.model.train()
         self.model.encoder.stages[: self.config.freeze_encoder].eval()
-        return train_step(self.distributed, self.optimizer, self.scaler, batch, self.step_config)
+        step_of = self.distributed, self.optimizer, self.scaler, batch, self.step_config
+        return self.graphs.take(train_step, *step_of)
 
     def score(self) -> None:
         """Only evaluate, and write what comes of it."""

@@ -126,13 +126,10 @@ def both_sides(options: argparse.Namespace) -> tuple[Phases, Phases]:
 
 def main() -> None:
     """Measure every phase."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.flags(__doc__, "breakdown", repeats=9)
     parser.add_argument("--variant", choices=tuple(VARIANTS), default="b0")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/breakdown-NAME.json")
     options = parser.parse_args()
     device = torch.device(options.device)
     ours, theirs = both_sides(options)
@@ -141,9 +138,7 @@ def main() -> None:
     gflop, rows = _gflop(options), []
     for phase in _PHASES:
         ways = {"ours": ours.ways[phase], "peer": theirs.ways[phase]}
-        seconds = measure.alternate(ways, device, options.repeats)
-        mine, their = (statistics.median(seconds[side]) for side in ("ours", "peer"))
-        row: dict[str, Any] = {"phase": phase, "ms": mine * 1e3, "peer_ms": their * 1e3, "ratio": their / mine}
+        row: dict[str, Any] = {"phase": phase, **measure.side_by_side(ways, device, options.repeats)}
         row |= dict(zip(("gflop", "peer_gflop"), gflop[phase], strict=True))
         row["floor_ms"] = 1e3 * max(row["gflop"] / gflop_rate, ours.megabytes[phase] / copy_rate)
         rows.append(row)

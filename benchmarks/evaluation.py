@@ -9,16 +9,16 @@ of ``evaluate``; ours is ``evaluate`` of train.py. Both run the forward passes; 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
 from benchmarks import measure, peers
+from benchmarks.worker import alone
 from data import SceneParse150
 from data.batches import Resized, Samples
 from data.classes import ID2LABEL
@@ -74,29 +74,24 @@ def row(options: argparse.Namespace, count: int) -> dict[str, Any]:
         result["ratio"] = result["peer_seconds"] / result["seconds"]
     if options.memory:
         for name, prefix in (("ours", ""), ("peer", "peer_"))[: len(ways)]:
-            words = ["--images", str(count), "--size", str(options.size), "--only-memory-of", name]
-            words += ["--batch-size", str(options.batch_size), "--against", "guide"]
-            result[f"{prefix}peak_memory_mib"] = measure.run_alone("evaluation", words)["peak_memory_mib"]
+            result[f"{prefix}peak_memory_mib"] = alone(partial(_peak, options, count, name))
     return result
+
+
+def _peak(options: argparse.Namespace, count: int, side: str) -> float | None:
+    """The peak memory of one side, in this process."""
+    return measure.peak_memory_mib(sides(options, count)[side], torch.device("cpu"))
 
 
 def main() -> None:
     """Measure every number of images that was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.flags(__doc__, "evaluation", repeats=3, on_device=False)
     parser.add_argument("--images", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--against", choices=("guide",), help="measure the guide's way in the same run")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="also the peak memory, each way in a fresh process")
-    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/evaluation-NAME.json")
-    parser.add_argument("--only-memory-of", choices=("ours", "peer"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.only_memory_of:
-        way = sides(options, options.images[0])[options.only_memory_of]
-        peak = measure.peak_memory_mib(way, torch.device("cpu"))
-        print(json.dumps({"peak_memory_mib": peak if peak is None else math.ceil(peak)}))
-        return
     rows = [row(options, count) for count in options.images]
     columns = _COLUMNS if options.memory else _COLUMNS[:5]
     measure.report("evaluation", measure.machine_card(torch.device("cpu")), rows, columns, options.save)

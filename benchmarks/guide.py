@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from benchmarks import measure, peers
+from benchmarks.runs import train_once
 from data.classes import ID2LABEL
 from data.sources.choice import open_rows
 from segformer import ImageProcessor
-from train import configure, train
+from train import configure
 
 _COLUMNS = ["seed", "minutes", "peer_minutes", "ratio", "mean_iou", "peer_mean_iou", "eval_loss", "peer_eval_loss"]
 
@@ -41,11 +42,9 @@ def our_run(options: argparse.Namespace, seed: int, folder: str) -> dict[str, fl
         save_steps=options.eval_steps,
         seed=seed,
         device=options.device,
-        output_dir=f"{folder}/ours",
     )
-    output = train(config)
-    results = json.loads((output / "eval_results.json").read_text(encoding="utf-8"))
-    return {"mean_iou": results["eval_mean_iou"], "eval_loss": results["eval_loss"]}
+    outcome = train_once(config)
+    return {"mean_iou": outcome.mean_iou, "eval_loss": outcome.results["eval_loss"]}
 
 
 def trainer_run(options: argparse.Namespace, seed: int, folder: str) -> dict[str, float]:
@@ -114,14 +113,12 @@ def timed(run: Any, options: argparse.Namespace, seed: int) -> dict[str, float]:
 
 def main() -> None:
     """Run every seed on both sides."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.flags(__doc__, "guide")
     parser.add_argument("--dataset", required=True, help="folder of parquet shards with train and validation")
     parser.add_argument("--checkpoint", default="nvidia/mit-b0")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--eval-steps", type=int, default=100, help="steps between evaluations, and checkpoints")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/guide-NAME.json")
     options = parser.parse_args()
     card = measure.machine_card(torch.device(options.device)) | {"checkpoint": Path(options.checkpoint).name}
     rows = saved_rows(options, card)

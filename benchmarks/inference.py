@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from PIL import Image
 
 import infer
 from benchmarks import measure, peers
+from benchmarks.worker import alone
 from data import SceneParse150
 from segformer import predictions
 from segformer.photos import open_photo
@@ -111,14 +111,9 @@ def row(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     equal = agreement(folder / "ours", folder / "peer")
     if equal < _LEAST_AGREEMENT:
         raise SystemExit(f"the two ways agree on {equal:.4%} of the pixels only; nothing was timed")
-    seconds = measure.alternate(ways, torch.device("cpu"), options.repeats)
     result: dict[str, Any] = {"photos": count, "pixel_agreement": equal}
-    for prefix, name in (("", "ours"), ("peer_", "peer")):
-        spread = measure.spread_ms([each / count for each in seconds[name]])
-        result |= {prefix + key: value for key, value in spread.items()}
-        result[f"{prefix}images_per_second"] = count / statistics.median(seconds[name])
-    result["ratio"] = statistics.median(seconds["peer"]) / statistics.median(seconds["ours"])
-    return result
+    result |= measure.side_by_side(ways, torch.device("cpu"), options.repeats, per=count)
+    return result | {f"{side}images_per_second": 1e3 / result[f"{side}ms"] for side in ("", "peer_")}
 
 
 def large_row(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -126,17 +121,16 @@ def large_row(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     photo = folder / "large.jpg"
     scene = SceneParse150(options.dataset, "validation")[0][0]
     scene.resize(_LARGE, Image.Resampling.BILINEAR).save(photo, quality=92)
-    words = ["--only-large", str(photo), "--checkpoint", options.checkpoint, "--window", str(options.window)]
-    return {"width": _LARGE[0], "height": _LARGE[1], "window": options.window, **measure.run_alone("inference", words)}
+    measured = alone(partial(segment_large, photo, options.checkpoint, options.window))
+    return {"width": _LARGE[0], "height": _LARGE[1], "window": options.window, **measured}
 
 
-def segment_large(options: argparse.Namespace) -> dict[str, float]:
+def segment_large(photo: Path, checkpoint: str, window: int) -> dict[str, float]:
     """Segment a large photo here; the memory is the most that this process ever held, libraries included (Linux)."""
-    output = options.only_large.parent / "large"
-    words = [str(options.only_large), "--checkpoint", options.checkpoint, "--output-dir", str(output)]
+    words = [str(photo), "--checkpoint", checkpoint, "--output-dir", str(photo.parent / "large")]
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        failures = infer.infer(infer.parse_arguments([*words, "--device", "cpu", "--window", str(options.window)]))
+        failures = infer.infer(infer.parse_arguments([*words, "--device", "cpu", "--window", str(window)]))
     if failures:
         raise SystemExit("\n".join(failures))
     seconds = time.perf_counter() - started
@@ -147,20 +141,14 @@ def segment_large(options: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     """Compare, measure, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.flags(__doc__, "inference", repeats=3, on_device=False)
     parser.add_argument("--photos", type=Path, help="a folder of photos; else some are made from --dataset")
     parser.add_argument("--dataset", default="toy", help="where photos come from, as train.py's --dataset")
     parser.add_argument("--count", type=int, default=100, help="how many to make")
     parser.add_argument("--checkpoint", default=infer.DEFAULT_CHECKPOINT, help="Hub id or run folder")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--large", action="store_true", help="also a photo of 24 megapixels, in windows")
     parser.add_argument("--window", type=int, default=512, help="pixels of such a window")
-    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/inference-NAME.json")
-    parser.add_argument("--only-large", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.only_large:
-        print(json.dumps(segment_large(options)))
-        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = [row(options, folder)]

@@ -10,7 +10,6 @@ workers do with --augment-on-device: decode and resize, no more. The stages are 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -95,26 +94,21 @@ def measure_path(
         for mine, theirs in zip((image for batch in batches for image in batch["images"]), peer(), strict=True):
             if not torch.equal(mine, theirs):
                 raise SystemExit("the two paths do not give the same pixels; nothing was timed")
-    seconds = measure.alternate({"ours": ours} | ({"peer": peer} if peer else {}), _CPU, repeats)
-    medians = {side: statistics.median(values) / count for side, values in seconds.items()}
+    timed = measure.side_by_side({"ours": ours} | ({"peer": peer} if peer else {}), _CPU, repeats, per=count)
     row: dict[str, Any] = {"path": path, "rows": count, "workers": workers}
-    row |= {"images_per_second": 1 / medians["ours"], "ms_per_image": 1e3 * medians["ours"]}
+    row |= {"images_per_second": 1e3 / timed["ms"], "ms_per_image": timed["ms"]}
     row["mib_per_image"] = sum(values.nbytes for batch in batches for values in batch.values()) / count / 2**20
-    if peer:
-        row |= {"peer_ms_per_image": 1e3 * medians["peer"], "ratio": medians["peer"] / medians["ours"]}
-    return row
+    return row | ({"peer_ms_per_image": timed["peer_ms"], "ratio": timed["ratio"]} if peer else {})
 
 
 def main() -> None:
     """Measure both paths with every number of workers that was asked for, then the stages."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.flags(__doc__, "loader", repeats=7, on_device=False)
     parser.add_argument("--dataset", default="toy", help="folder of parquet shards, or toy")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--rows", type=int, default=40, help="rows of one pass, at most")
     parser.add_argument("--workers", nargs="+", type=int, default=[0], help="the peer always runs in this process")
     parser.add_argument("--against", choices=("datasets",), help="measure the guide's path in the same run")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/loader-NAME.json")
     options = parser.parse_args()
     torch.set_num_threads(1)  # a core's worth; workers have one thread each too
     dataset = SceneParse150(options.dataset, options.split)

@@ -1,7 +1,8 @@
-"""What every benchmark shares: alternating timings, peak memory, the machine's card, and results as JSON."""
+"""What every benchmark shares: flags, alternating timings, peak memory, the machine's card, and results as JSON."""
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
 import json
@@ -9,10 +10,9 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,32 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 _MIB = 2**20
+
+
+def flags(doc: str | None, name: str, repeats: int | None = None, on_device: bool = True) -> argparse.ArgumentParser:
+    """A command line with the flags that most benchmarks take, for ``doc`` as its description."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if repeats is not None:
+        parser.add_argument("--repeats", type=int, default=repeats)
+    if on_device:
+        parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--save", metavar="NAME", help=f"keep the rows as results/{name}-NAME.json")
+    return parser
+
+
+def side_by_side(
+    ways: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int, times: int = 1, per: int = 1
+) -> dict[str, float]:
+    """What a row says of the time of ``ours`` and, if it is there, of ``peer``: milliseconds, and how often faster.
+
+    The milliseconds are those of one of ``per`` things that each run does.
+    """
+    seconds = {name: [each / per for each in runs] for name, runs in alternate(ways, device, repeats, times).items()}
+    row = spread_ms(seconds["ours"])
+    if "peer" in seconds:
+        row |= {f"peer_{name}": value for name, value in spread_ms(seconds["peer"]).items()}
+        row["ratio"] = statistics.median(seconds["peer"]) / statistics.median(seconds["ours"])
+    return row
 
 
 def alternate(
@@ -85,16 +111,6 @@ def free_memory_mib(device: str) -> float:
     return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) / 1024
 
 
-def run_alone(module: str, words: list[str]) -> dict[str, Any]:
-    """Run ``python -m benchmarks.{module}`` in a process of its own and return the JSON object of its last line."""
-    command = [sys.executable, "-m", f"benchmarks.{module}", *words]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=RESULTS.parent.parent)
-    if answer.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{answer.stderr}")
-    measured: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
-    return measured
-
-
 def _status_kib(entry: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(entry + ":")).split()[1])
@@ -110,17 +126,38 @@ def matmul_gflop_per_second(device: torch.device, dtype: torch.dtype) -> float:
 
 def machine_card(device: torch.device) -> dict[str, Any]:
     """What was measured on: machine, threads, versions, commit."""
-    packages = {name: version(name) for name in ("torch", "torchvision", "transformers", "numpy", "pillow")}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        **(_graphics_card(device) if device.type == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        **packages,
+        **{name: _version(name) for name in ("torch", "torchvision", "transformers", "triton", "numpy", "pillow")},
         "commit": _git("rev-parse", "--short", "HEAD"),
         "changed_since_commit": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _graphics_card(device: torch.device) -> dict[str, Any]:
+    """What there is to say of a GPU beside its name, and what it was asked by: CUDA, cuDNN and the driver."""
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": (_said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "").partition("\n")[0],
+        "processor": _processor(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:
@@ -132,7 +169,15 @@ def _processor() -> str:
 
 
 def _git(*words: str) -> str | None:
-    answer = subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    return _said("git", "-C", str(RESULTS.parent), *words)
+
+
+def _said(*command: str) -> str | None:
+    """What a program answers; None where it is not there, or refuses."""
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 

@@ -6,9 +6,7 @@ python -m benchmarks.parts --against plain --memory
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,8 +15,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import measure, peers
+from benchmarks.worker import alone
 from segformer import ConfusionMatrix, fullres
 from segformer.fullres import Loss
+
+LossOf = Callable[[Tensor, Tensor], Tensor]  # of logits (B, K, h, w) and labels (B, H, W)
 
 _COLUMNS = ["part", "shape", "ms", "peer_ms", "ratio", "difference"]
 _K = 150
@@ -31,18 +32,14 @@ _LOSSES = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """What to measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.flags(__doc__, "parts", repeats=9)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--size", type=int, default=512, help="side of the label maps; logits have a quarter of it")
     parser.add_argument("--against", choices=("plain",), default="plain", help="interpolate first; numpy histograms")
-    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--memory", action="store_true", help="also the loss's peak memory, in fresh processes")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/parts-NAME.json")
-    parser.add_argument("--only-memory-of", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def _smooth_logits(options: argparse.Namespace) -> Tensor:
@@ -52,31 +49,34 @@ def _smooth_logits(options: argparse.Namespace) -> Tensor:
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").contiguous() * 4
 
 
-def loss_sides(options: argparse.Namespace, loss: Loss | None = None) -> dict[str, Callable[[], Any]]:
+def loss_sides(
+    options: argparse.Namespace,
+    ours: LossOf = fullres.cross_entropy,
+    peer: LossOf = peers.plain_loss,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Callable[[], Any]]:
     """Both ways of a loss with its gradient, each on logits in the layout that suits it; they return loss and gradient.
 
-    Without a loss it is the cross-entropy, as the training step and transformers have it.
+    Without others it is the cross-entropy, as the training step and transformers have it.
     """
     torch.manual_seed(0)
-    smooth = _smooth_logits(options)
+    smooth = _smooth_logits(options).to(dtype)
     labels = torch.randint(0, _K, (options.batch_size, options.size, options.size), device=options.device)
     labels[:, : options.size // 16] = 255
 
-    def side(loss_of: Callable[[Tensor, Tensor], Tensor], layout: torch.memory_format) -> Callable[[], Any]:
+    def side(loss_of: LossOf, layout: torch.memory_format) -> Callable[[], Any]:
         logits = smooth.contiguous(memory_format=layout).requires_grad_()
 
         def run() -> tuple[Tensor, Tensor | None]:
             logits.grad = None
-            loss = loss_of(logits, labels)
+            with torch.autocast(labels.device.type, dtype, enabled=dtype != torch.float32):
+                loss = loss_of(logits, labels)
             loss.backward()
             return loss.detach(), logits.grad
 
         return run
 
-    ours, plain = fullres.cross_entropy, peers.plain_loss
-    if loss is not None:
-        ours, plain = (partial(by, loss=loss) for by in (fullres.mean_loss, fullres.plain_loss))
-    return {"ours": side(ours, torch.channels_last), "peer": side(plain, torch.contiguous_format)}
+    return {"ours": side(ours, torch.channels_last), "peer": side(peer, torch.contiguous_format)}
 
 
 def prediction_sides(options: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
@@ -106,47 +106,44 @@ def metric_sides(options: argparse.Namespace) -> dict[str, Callable[[], Tensor]]
     return {"ours": update_ours, "peer": update_theirs}
 
 
-def _difference(ours: Any, theirs: Any) -> float:
+def difference(ours: Any, theirs: Any) -> float:
     """The largest difference between two results, relative to the largest value."""
     if isinstance(ours, tuple):
-        return max(_difference(our, their) for our, their in zip(ours, theirs, strict=True))
+        return max(difference(our, their) for our, their in zip(ours, theirs, strict=True))
     return float((ours.double() - theirs.double()).abs().max() / theirs.double().abs().max())
+
+
+def measure_part(
+    part: str, options: argparse.Namespace, ways: dict[str, Callable[[], Any]], limit: float = 1e-5
+) -> dict[str, Any]:
+    """The row of a part, whose two sides are no further apart than ``limit``, or nothing is timed."""
+    found = difference(ways["ours"](), ways["peer"]())
+    if not found <= limit:
+        raise SystemExit(f"{part}: the two sides differ by {found}; nothing was timed")
+    times = 20 if part == "mean IoU update" else 1
+    row = {"part": part, "shape": f"{options.batch_size} x {options.size}", "difference": found}
+    return row | measure.side_by_side(ways, torch.device(options.device), options.repeats, times)
+
+
+def _peak(options: argparse.Namespace, side: str) -> float | None:
+    """The peak memory of one side of the loss, in this process."""
+    return measure.peak_memory_mib(loss_sides(options)[side], torch.device(options.device))
 
 
 def main() -> None:
     """Measure every part."""
     options = parse_arguments()
-    device = torch.device(options.device)
-    if options.only_memory_of:
-        peak = measure.peak_memory_mib(loss_sides(options)[options.only_memory_of], device)
-        print(json.dumps({"peak_memory_mib": peak}))
-        return
-    parts = {"loss": loss_sides, "prediction": prediction_sides, "mean IoU update": metric_sides}
-    parts |= {f"loss, {name}": partial(loss_sides, loss=loss) for name, loss in _LOSSES.items()}
-    rows = []
-    for part, make_sides in parts.items():
-        ways = make_sides(options)
-        difference = _difference(ways["ours"](), ways["peer"]())
-        if difference > 1e-5:
-            raise SystemExit(f"{part}: the two sides differ by {difference}; nothing was timed")
-        times = 20 if part == "mean IoU update" else 1
-        seconds = measure.alternate(ways, device, options.repeats, times)
-        row: dict[str, Any] = {
-            "part": part,
-            "shape": f"{options.batch_size} x {options.size}",
-            "difference": difference,
-        }
-        row |= measure.spread_ms(seconds["ours"])
-        row |= {f"peer_{name}": value for name, value in measure.spread_ms(seconds["peer"]).items()}
-        row["ratio"] = statistics.median(seconds["peer"]) / statistics.median(seconds["ours"])
-        rows.append(row)
+    parts: dict[str, Any] = {"loss": loss_sides, "prediction": prediction_sides, "mean IoU update": metric_sides}
+    for name, loss in _LOSSES.items():
+        ours, plain = (partial(by, loss=loss) for by in (fullres.mean_loss, fullres.plain_loss))
+        parts[f"loss, {name}"] = partial(loss_sides, ours=ours, peer=plain)
+    rows = [measure_part(part, options, make_sides(options)) for part, make_sides in parts.items()]
     columns = list(_COLUMNS)
     if options.memory:
-        words = ["--batch-size", str(options.batch_size), "--size", str(options.size), "--device", options.device]
         for side, name in (("ours", "peak_memory_mib"), ("peer", "peer_peak_memory_mib")):
-            rows[0][name] = measure.run_alone("parts", [*words, "--only-memory-of", side])["peak_memory_mib"]
+            rows[0][name] = alone(partial(_peak, options, side))
         columns += ["peak_memory_mib", "peer_peak_memory_mib"]
-    measure.report("parts", measure.machine_card(device), rows, columns, options.save)
+    measure.report("parts", measure.machine_card(torch.device(options.device)), rows, columns, options.save)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,6 +118,25 @@ def transformers_processor(folder: str | Path) -> Any:
     from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
     return SegformerImageProcessorPil.from_pretrained(folder)
+
+
+def batch_prediction(
+    folder: str | Path, photos: Tensor, precision: AbstractContextManager[Any], device: torch.device
+) -> Callable[[], Tensor]:
+    """Photos (B, 3, H, W) uint8 to label maps (B, H, W) on the CPU, by its processor for tensors, on the device."""
+    from transformers import SegformerImageProcessor
+
+    model, processor = transformers_model(folder, device).eval(), SegformerImageProcessor.from_pretrained(folder)
+    sizes = [tuple(photos.shape[2:])] * len(photos)
+
+    def predict() -> Tensor:
+        with torch.inference_mode(), precision:
+            inputs = processor(images=list(photos), return_tensors="pt", device=device)
+            outputs = model(pixel_values=inputs["pixel_values"].to(device))
+            maps = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
+            return torch.stack(maps).to(torch.uint8).cpu()
+
+    return predict
 
 
 def smp_model(folder: str | Path, device: torch.device, upsampling: int = 4) -> Any:

@@ -10,30 +10,16 @@ beside that stands the difference of float32 from itself, on one thread, whose s
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.repeatability import threads
+from benchmarks.runs import of_steps, train_once
 from segformer.segmenter import choose_device
-from train import TrainConfig, parse_arguments, train
+from train import parse_arguments
 
 _COLUMNS = ["steps", "float32", "bfloat16", "difference", "difference_on_one_thread"]
 _STEPS_OF_A_ROW = 20
-
-
-def run(config: TrainConfig, amp: str, steps: int, num_threads: int | None = None) -> tuple[list[float], float]:
-    """The losses step by step, and the mean IoU at the end."""
-    with tempfile.TemporaryDirectory() as folder, threads(num_threads):
-        changes: dict[str, Any] = {"max_steps": steps, "eval_steps": steps, "save_steps": steps, "logging_steps": 1}
-        output = train(replace(config, amp=amp, output_dir=f"{folder}/run", **changes))
-        log = [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        results = json.loads((output / "eval_results.json").read_text(encoding="utf-8"))
-    return [entry["loss"] for entry in log if "loss" in entry], results["eval_mean_iou"]
 
 
 def compare(precise: list[float], coarse: list[float], again: list[float]) -> list[dict[str, Any]]:
@@ -53,18 +39,16 @@ def _farthest(first: list[float], other: list[float]) -> float | None:
 
 def main() -> None:
     """Train three times and compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = measure.flags(__doc__, "precision", on_device=False)
+    parser.allow_abbrev = False
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/precision-NAME.json")
     options, flags = parser.parse_known_args()
     config = parse_arguments(flags)
-    runs = [run(config, *how) for how in (("off", options.steps), ("bf16", options.steps), ("off", options.steps, 1))]
-    (precise, coarse, again), scores = zip(*runs, strict=True)
-    rows = compare(precise, coarse, again)
-    last = {"steps": "mean IoU after them", "float32": scores[0], "bfloat16": scores[1]}
-    one, two, three = ([score] for score in scores)
+    ways = [("off", None), ("bf16", None), ("off", 1)]
+    outcomes = [train_once(of_steps(config, options.steps, amp=amp), threads) for amp, threads in ways]
+    rows = compare(*(outcome.losses for outcome in outcomes))
+    one, two, three = ([outcome.mean_iou] for outcome in outcomes)
+    last = {"steps": "mean IoU after them", "float32": one[0], "bfloat16": two[0]}
     rows.append(last | {"difference": _farthest(one, two), "difference_on_one_thread": _farthest(one, three)})
     told = " ".join(Path(word).name if "/" in word else word for word in flags)
     card = measure.machine_card(choose_device(config.device)) | {"flags": told}

@@ -28,14 +28,11 @@ _COLUMNS = ["variant", "size", "batch_size", "amp", "ranks", "images_per_second_
 
 def main() -> None:
     """Measure one setting on all ranks."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.flags(__doc__, "scaling", repeats=7)
     parser.add_argument("--variant", choices=tuple(VARIANTS), default="b0")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=2, help="on each device")
     parser.add_argument("--amp", choices=("off", "bf16", "fp16"), default="off")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--save", metavar="NAME", help="keep the row as results/scaling-NAME.json")
     options = parser.parse_args()
     device = torch.device(options.device, *([int(os.environ["LOCAL_RANK"])] if options.device == "cuda" else []))
     torch.manual_seed(0)

@@ -11,10 +11,10 @@ compared with each of them. ``smp`` is segmentation_models_pytorch, which has to
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from typing import Any
@@ -25,8 +25,10 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import flops, measure, peers
+from benchmarks.worker import alone
 from data.classes import ID2LABEL
 from segformer import VARIANTS, ImageProcessor, Segformer, Segmenter
+from segformer.training.graphs import StepGraphs
 from segformer.training.precision import amp_dtype, autocast
 from train import TrainConfig, build_optimizer, train_step
 
@@ -37,9 +39,9 @@ _MEMORY_SHARE = 0.6  # of the free memory: a row that is expected to need more i
 _PHOTO = (683, 512)  # width and height of a common ADE20K photo
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """What to measure; options with several values measure every combination."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.flags(__doc__, "throughput", repeats=7)
     parser.add_argument("--mode", choices=("train", "infer"), default="train")
     parser.add_argument("--variant", nargs="+", choices=tuple(VARIANTS), default=["b0"])
     parser.add_argument("--size", nargs="+", type=int, default=[512], help="side of the model's input in pixels")
@@ -49,12 +51,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--against", type=_peers, default=[], metavar="PEERS", help=f"measure them too: {','.join(peers.PEERS)}, or one"
     )
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--memory", action="store_true", help="also the peak memory, each side in a fresh process")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/throughput-NAME.json")
-    parser.add_argument("--only-memory-of", choices=("ours", *peers.PEERS), help=argparse.SUPPRESS)
-    return parser.parse_args()
+    parser.add_argument("--memory", action="store_true", help="also the peak memory; on a CPU in fresh processes")
+    return parser.parse_args(words)
 
 
 def _peers(names: str) -> list[str]:
@@ -72,6 +70,7 @@ class Case:
 
     def __init__(self, options: argparse.Namespace, variant: str, size: int, batch_size: int, amp: str) -> None:
         self.options = options
+        self.like = options, variant, size, batch_size, amp
         self.facts = {"mode": options.mode, "variant": variant, "size": size, "amp": amp, "compile": options.compile}
         self.facts["batch_size"] = batch_size if options.mode == "train" else 1
         self.size = size
@@ -106,6 +105,25 @@ class Case:
             own, shared = _PREFIXES[name]
             row |= {own + measured: value for measured, value in measure.spread_ms(seconds[name]).items()}
             row[shared + "ratio"] = statistics.median(seconds[name]) / median
+        return row | (self.peak_memories(sides) if self.options.memory else {})
+
+    def peak_memories(self, sides: Mapping[str, Callable[[], Any]]) -> dict[str, float | None]:
+        """The peak memory of every side, and ours as a share of each peer's.
+
+        CUDA counts what is taken; on a CPU each side runs in a process that has run nothing else.
+        """
+        peaks = {}
+        for name, run in sides.items():
+            on_cuda = self.device.type == "cuda"
+            peaks[name] = (
+                measure.peak_memory_mib(run, self.device) if on_cuda else alone(partial(_peak, self.like, name))
+            )
+        row = {"peak_memory_mib": peaks["ours"]}
+        for name in self.options.against:
+            own, shared = _PREFIXES[name]
+            ours, theirs = peaks["ours"], peaks[name]
+            row[own + "peak_memory_mib"] = theirs
+            row[shared + "memory_ratio"] = ours / theirs if ours and theirs else None
         return row
 
     def count_flops(self, seconds: float) -> dict[str, float]:
@@ -116,8 +134,8 @@ class Case:
         share = gflop / seconds / measure.matmul_gflop_per_second(self.device, dtype)
         return {"gflop": gflop, "share_of_matmul_rate": share}
 
-    def ours(self) -> Callable[[], Any]:
-        """Our side of the work, ready to be run again and again."""
+    def ours(self, graphs: StepGraphs | None = None) -> Callable[[], Any]:
+        """Our side of the work, ready to be run again and again; a training step by ``graphs``, if there are any."""
         if self.options.mode == "infer":
             segmenter = Segmenter(self.model, ImageProcessor(size=(self.size, self.size)), self.device)
             if self.options.compile:
@@ -125,10 +143,11 @@ class Case:
             return lambda: self._our_label_map(segmenter)
         model = self.model.train()
         if self.options.compile:
-            model.compile()
+            model.compile(dynamic=False)  # as train.py does
         optimizer = build_optimizer(model, self.config)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.amp == "fp16")
-        return lambda: train_step(model, optimizer, scaler, self.batch, self.config)
+        step = model, optimizer, scaler, self.batch, self.config
+        return (lambda: graphs.take(train_step, *step)) if graphs else lambda: train_step(*step)
 
     def _our_label_map(self, segmenter: Segmenter) -> Any:
         with autocast(self.config.amp, self.device):
@@ -186,12 +205,10 @@ def photo() -> Image.Image:
     return Image.fromarray(noise).resize(_PHOTO, Image.Resampling.BICUBIC)
 
 
-def peak_memory(case: Case, side: str) -> float | None:
-    """The peak memory of one side, from a process that has run nothing else."""
-    words = ["--mode", case.facts["mode"], "--variant", case.facts["variant"], "--size", str(case.size)]
-    words += ["--batch-size", str(case.facts["batch_size"]), "--amp", case.facts["amp"], "--only-memory-of", side]
-    words += ["--device", case.options.device, *(["--compile"] if case.options.compile else [])]
-    return measure.run_alone("throughput", words)["peak_memory_mib"]
+def _peak(like: tuple[Any, ...], side: str) -> float | None:
+    """The peak memory of one side of a case like another, in this process."""
+    case = Case(*like)
+    return measure.peak_memory_mib(case.ours() if side == "ours" else case.peer(side), case.device)
 
 
 def predict(rows: list[dict[str, Any]], variant: str, size: int, batch_size: int, amp: str) -> dict[str, Any] | None:
@@ -215,38 +232,17 @@ def predict(rows: list[dict[str, Any]], variant: str, size: int, batch_size: int
 def main() -> None:
     """Measure every combination that was asked for."""
     options = parse_arguments()
-    cases = product(options.variant, options.size, options.batch_size, options.amp)
-    if options.only_memory_of:
-        case = Case(options, *next(cases))
-        run = case.ours() if options.only_memory_of == "ours" else case.peer(options.only_memory_of)
-        print(json.dumps({"peak_memory_mib": measure.peak_memory_mib(run, case.device)}))
-        return
     rows: list[dict[str, Any]] = []
-    for values in cases:
+    for values in product(options.variant, options.size, options.batch_size, options.amp):
         predicted = predict(rows, *values) if options.memory else None
         if predicted and predicted["needed_mib"] > _MEMORY_SHARE * measure.free_memory_mib(options.device):
             rows.append(predicted)
             continue
-        case = Case(options, *values)
-        row = {**case.run(), "predicted": False}
-        if options.memory:
-            row |= peak_memories(case)
-        rows.append(row)
+        rows.append({**Case(options, *values).run(), "predicted": False})
     card = measure.machine_card(torch.device(options.device))
     if "smp" in options.against:
         card["segmentation_models_pytorch"] = version("segmentation_models_pytorch")
     measure.report("throughput", card, rows, _columns(options.against, rows), options.save)
-
-
-def peak_memories(case: Case) -> dict[str, float | None]:
-    """The peak memory of every side, and ours as a share of each peer's."""
-    ours = peak_memory(case, "ours")
-    row = {"peak_memory_mib": ours}
-    for name in case.options.against:
-        own, shared = _PREFIXES[name]
-        theirs = row[own + "peak_memory_mib"] = peak_memory(case, name)
-        row[shared + "memory_ratio"] = ours / theirs if ours and theirs else None
-    return row
 
 
 def _columns(against: list[str], rows: list[dict[str, Any]]) -> list[str]:

@@ -6,10 +6,12 @@ images (3, H, W) float32 and labels (H, W) int64.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import methodcaller
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -21,9 +23,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from data.augmentation.jitter import ColorJitter, sample_generator
 from data.augmentation.paper import PAPER_SCALE, PaperAugmentation, evaluation_size, pad_to
 from data.classes import IGNORE_INDEX
-from data.order import NO_ROW, Place
+from data.order import NO_ROW, Place, StepSampler
 from data.sceneparse import SceneParse150
 
+_MOST_WORKERS = 16  # chosen unasked; each holds a few batches
+
+_CPU = torch.device("cpu")
+Places = StepSampler | Sequence[list[Place]]
 Process = Callable[[Image.Image, Image.Image], tuple[Tensor, Tensor | None]]
 Sample = dict[str, Any]
 
@@ -208,30 +214,77 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The batch on the device; copies from pinned memory overlap with computation."""
+    return cast(dict[str, Any], _each_tensor(batch, lambda values: values.to(device, non_blocking=True)))
 
-    def move(values: Any) -> Any:
-        if isinstance(values, Tensor):
-            return values.to(device, non_blocking=True)
-        return [move(value) for value in values] if isinstance(values, list) else values
 
-    return {name: move(values) for name, values in batch.items()}
+def _each_tensor(values: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The same dictionaries and lists with every tensor changed."""
+    if isinstance(values, Tensor):
+        return change(values)
+    if isinstance(values, dict):
+        return {name: _each_tensor(value, change) for name, value in values.items()}
+    return [_each_tensor(value, change) for value in values] if isinstance(values, list) else values
+
+
+def count_workers(asked: int | None, device: torch.device) -> int:
+    """How many processes are to prepare batches: as many as are asked for; else none, or for a GPU one for each core.
+
+    Of the cores, one is left to the process that trains, and processes of ``torchrun`` share them.
+    """
+    if asked is not None or device.type != "cuda":
+        return asked or 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1, _MOST_WORKERS))
+
+
+def on_device(batches: Iterable[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
+    """The batches on the device, in their order; the next one is on its way to a GPU while it computes on one.
+
+    It is copied on a stream of its own, so that neither the GPU nor the host waits for it. What goes wrong with a batch
+    is raised when its turn has come.
+    """
+    if device.type != "cuda":
+        yield from (to_device(batch, device) for batch in batches)
+        return
+    source, stream = iter(batches), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def fetch() -> dict[str, Any] | Exception | None:
+        try:
+            batch = next(source, None)
+        except Exception as error:
+            return error
+        with torch.cuda.stream(stream):
+            return None if batch is None else to_device(batch, device)
+
+    coming = fetch()
+    while isinstance(coming, dict):
+        batch, computing = coming, torch.cuda.current_stream(device)
+        computing.wait_stream(stream)
+        _each_tensor(batch, methodcaller("record_stream", computing))  # or its memory might be given away too early
+        coming = fetch()
+        yield batch
+    if coming is not None:
+        raise coming
 
 
 class Loader:
-    """Batches of the places that ``places`` lists, prepared ahead by workers if there are any.
+    """Batches of the places that ``places`` lists, prepared ahead for a device by workers if there are any.
 
+    ``num_workers`` is how many, ``count_workers`` if None; more than there are batches are never begun.
     ``waited_seconds`` is the time that whoever takes the batches has spent waiting for them. Raises OSError where a
     worker was ended from outside, as the system does when memory runs out.
     """
 
-    def __init__(self, samples: Samples, places: Iterable[list[Place]], num_workers: int, pin_memory: bool) -> None:
+    def __init__(
+        self, samples: Samples, places: Places, num_workers: int | None = None, device: torch.device = _CPU
+    ) -> None:
         self.waited_seconds = 0.0
         self._loader = DataLoader(
             samples,
             batch_sampler=places,
             collate_fn=collate,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
+            num_workers=min(count_workers(num_workers, device), len(places)),
+            pin_memory=device.type == "cuda",
             worker_init_fn=_leave_interrupts_to_the_run,
         )
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+Made = TypeVar("Made")
 
 BAND_BYTES = {"cpu": 5 * 2**20, "cuda": 2**28}  # what stays in a CPU's cache; what fills a GPU
 
@@ -99,6 +101,17 @@ class Scratch:
         return self.buffers[name][:size].view(shape)
 
 
+_held_by_graphs: list[Any] = []
+
+
+def keep_for_graphs(made: Made, device: torch.device) -> Made:
+    """What was made on a device, kept for good if a CUDA graph is being captured, which will read it by its address."""
+    is_live = device.type == "cuda" and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if is_live and torch.cuda.is_current_stream_capturing():
+        _held_by_graphs.append(made)
+    return made
+
+
 def channels_last(logits: Tensor) -> Tensor:
     """Logits (B, K, h, w) as (B, h, w, K) in memory, in float32 or better."""
     return logits.permute(0, 2, 3, 1).to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
@@ -107,7 +120,7 @@ def channels_last(logits: Tensor) -> Tensor:
 def plan(small: Tensor | LogitRows, size: Sequence[int]) -> tuple[list[Band], Taps]:
     """How to enlarge (B, h, w, K) to ``size`` in bands, and the taps along the width."""
     B, h, w, K = small.shape
-    return _plan_once((B, h, w, K), (size[0], size[1]), small.dtype, small.device)
+    return keep_for_graphs(_plan_once((B, h, w, K), (size[0], size[1]), small.dtype, small.device), small.device)
 
 
 @lru_cache(maxsize=16)

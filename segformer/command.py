@@ -24,7 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segformer.console import counted, one_line, speak_plainly
 from segformer.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME
-from segformer.machine import keep_freed_memory
+from segformer.machine import keep_freed_memory, out_of_memory
 from segformer.pages.photo_page import PagePhoto, PhotoPage
 from segformer.pictures import palette
 from segformer.predictions import (
@@ -230,6 +230,10 @@ def main(open_truths: OpenTruths | None = None) -> int:
         failures = infer(options, open_truths)
     except (ValueError, OSError) as error:
         failures = [one_line(str(error))]
+    except RuntimeError as error:
+        if (said := out_of_memory(error)) is None:
+            raise
+        failures = [f"{said}, before the first photo; free it of other programs, or pass --device cpu"]
     except KeyboardInterrupt:
         failures = [f"interrupted; what was done is in {options.output_dir}"]
     for failure in failures:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segformer import cells
 from segformer.bands import Band, LogitRows, Scratch, Taps, band_height, channels_last, enlarge, plan, taps
 from segformer.losses import (
     Loss,
@@ -89,9 +90,11 @@ def argmax(logits: Tensor | LogitRows, size: tuple[int, int]) -> Tensor:
 
     Shapes: (B, K, h, w) -> (B, H, W) int64. Of equal classes the first wins.
     """
+    _check_size(size)
+    if isinstance(logits, Tensor) and logits.ndim == 4 and cells.can_run(logits):
+        return cells.argmax(logits.permute(0, 2, 3, 1), size)
     small = _as_rows(logits)
     B, h, w, K = small.shape
-    _check_size(size)
     prediction = torch.empty(B, *size, dtype=torch.int64, device=small.device)
     if small.device.type != "cpu":  # single pixels would have to be counted, and a GPU would have to wait for that
         _fill_bands(prediction, small, slice(0, size[0]))

@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segformer.bands import Band, Scratch, add_reduced, channels_last, enlarge, plan
+from segformer import cells
+from segformer.bands import Band, Scratch, add_reduced, channels_last, enlarge, keep_for_graphs, plan
 from segformer.fourfold import can_compile, is_fourfold, loss_and_gradient
 
 KINDS = ("cross-entropy", "focal", "ohem")
@@ -273,11 +274,15 @@ def _precise(logits: Tensor) -> torch.dtype:
     return torch.promote_types(logits.dtype, torch.float32)
 
 
-@lru_cache(maxsize=16)
-@torch.inference_mode(mode=False)
 def _class_weights(loss: Loss, dtype: torch.dtype, device: torch.device) -> Tensor | None:
     """Sent to the device once, for it would wait each time."""
-    return None if loss.weights is None else torch.tensor(loss.weights, dtype=dtype, device=device)
+    return None if loss.weights is None else keep_for_graphs(_send_weights(loss.weights, dtype, device), device)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(mode=False)
+def _send_weights(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(weights, dtype=dtype, device=device)
 
 
 # ----------------------------------------------------------------------------------------------------- band by band
@@ -293,8 +298,10 @@ class _BandedLoss(torch.autograd.Function):
         with_gradient = ctx.needs_input_grad[0]
         compiled = compiled and terms is None and is_fourfold(logits, labels)
         with torch.autocast(logits.device.type, enabled=False):
-            if compiled and can_compile(logits, labels, ignore_index):
-                small = logits.permute(0, 2, 3, 1)
+            small = logits.permute(0, 2, 3, 1)
+            if terms is None and cells.can_run(logits):
+                total, gradient = cells.loss_and_gradient(small, labels, ignore_index, with_gradient)
+            elif compiled and can_compile(logits, labels, ignore_index):
                 total, gradient = loss_and_gradient(small, labels, ignore_index, with_gradient)
             else:
                 small = channels_last(logits)

@@ -1,4 +1,4 @@
-"""What a run asks of the machine it is on: to keep the memory that is freed, and how much was held at most."""
+"""What a run asks of the machine it is on: to keep the memory that is freed, how much was held, and if it ran out."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ def keep_freed_memory() -> bool:
 
 def _address(function: ctypes._NamedFuncPointer) -> int | None:
     return ctypes.cast(function, ctypes.c_void_p).value
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What an error says of a GPU's memory having run out, in one sentence; None for any other."""
+    import torch
+
+    said = str(error).partition(". ")[0].partition("\n")[0].rstrip(".")
+    lacks_memory = "_STATUS_ALLOC_FAILED" in said or "CUDA error: out of memory" in said  # its libraries have their own
+    if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and lacks_memory):
+        return said if "out of memory" in said else f"CUDA out of memory ({said})"
+    return None
 
 
 def peak_memory_mib(device: torch.device) -> float:

@@ -27,6 +27,7 @@ from PIL import Image
 
 from segformer.console import counted, one_line
 from segformer.files import write_atomically
+from segformer.machine import out_of_memory
 from segformer.metrics import ConfusionMatrix, class_table
 from segformer.photos import open_photo
 from segformer.pictures import class_shares, label_map_picture, overlay, palette, tints, with_legend
@@ -208,9 +209,10 @@ class Worker:
             for (path, photo), prediction in zip(photos.items(), found, strict=True):
                 done[path] = self.write(path, photo, prediction)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:  # such as a photo too large for the memory
-            if len(photos) > 1:
-                return [self.segment([path])[0] for path in paths]
-            done.update((path, _failure(path, error)) for path in photos)
+            if len(photos) == 1:
+                done.update((path, _failure(path, error)) for path in photos)
+        # Of several photos each alone, when the error, and with it the memory that ran out, is let go.
+        done.update((path, self.segment([path])[0]) for path in photos if path not in done)
         return [done[path] for path in paths]
 
     def write(self, path: Path, photo: Image.Image, prediction: Prediction) -> Segmented:
@@ -243,6 +245,8 @@ class Worker:
 
 def _failure(path: Path, error: Exception) -> str:
     message = str(error) or type(error).__name__
+    if said := out_of_memory(error):
+        message = f"{said}; lower --batch-size, take --window 512, or --device cpu"
     return one_line(message if str(path) in message else f"{path}: {message}")
 
 

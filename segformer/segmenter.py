@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from segformer import fullres, pictures
 from segformer.files import check_finite
+from segformer.machine import out_of_memory
 from segformer.model import Segformer
 from segformer.photos import Photo, as_photo
 from segformer.processor import ImageProcessor
@@ -281,16 +284,48 @@ class Segmenter:
 
 
 def choose_device(device: torch.device | str | None = None) -> torch.device:
-    """The device asked for, or this machine's accelerator, or its CPU. Raises ValueError for one that is not there."""
+    """The device asked for, or this machine's accelerator, or its CPU. Raises ValueError for one that is not there.
+
+    A GPU that is there and cannot be used, such as one with an old driver, is told of.
+    """
     if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            if torch.cuda.is_available():
+                return torch.device("cuda")
+        for each in told:
+            logger.warning("going on without a GPU: %s", _first_sentence(str(each.message)))
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         torch.empty(1, device=chosen).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if said := out_of_memory(error):
+            raise ValueError(f"device is {str(device)!r}, which others have filled ({said}); use another") from error
+        why = _why_no_gpu(error) if str(device).startswith("cuda") else ""
         raise ValueError(
-            f"device is {str(device)!r}, which this machine does not have; use cpu, or leave it out"
+            f"device is {str(device)!r}, which this machine does not have{why}; use cpu, or leave it out"
         ) from error
     return chosen
+
+
+def _why_no_gpu(error: Exception) -> str:
+    """Why a GPU that was asked for cannot be used, in brackets, as far as it can be told."""
+    reason = _reason_against_a_gpu(error)
+    return f" ({reason})" if reason else ""
+
+
+def _reason_against_a_gpu(error: Exception) -> str | None:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this torch is built without CUDA"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    if count:
+        return f"its GPUs are cuda:0 to cuda:{count - 1}" if count > 1 else "its only GPU is cuda:0"
+    if hidden is not None and hidden.strip() in ("", "-1", "NoDevFiles"):
+        return f"CUDA_VISIBLE_DEVICES is {hidden!r}, which hides them all"
+    return _first_sentence(str(error)) if "driver" in str(error) else None
+
+
+def _first_sentence(text: str) -> str:
+    return text.removeprefix("CUDA initialization: ").partition(". ")[0].partition("\n")[0].rstrip(".")

@@ -140,7 +140,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCard]:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.Tensor, "backward", _backward)
     monkeypatch.setattr(_foreach_utils, "_foreach_supported_types", [torch.nn.Parameter, Tensor, FakeTensor])
-    caches = bands._plan_once, losses._class_weights  # of tensors, which are fake here
+    caches = bands._plan_once, losses._send_weights  # of tensors, which are fake here
     try:
         for cache in caches:
             cache.cache_clear()

@@ -31,7 +31,9 @@ import train as training
 from benchmarks import measure, throughput
 from data.augmentation.jitter import ColorJitter
 from data.augmentation.on_device import AugmentOnDevice
-from segformer import ConfusionMatrix, Segformer, SegformerConfig, fullres
+from data.batches import on_device
+from segformer import ConfusionMatrix, Segformer, SegformerConfig, cells, fullres
+from segformer.training.graphs import StepGraphs
 from segformer.training.ranks import Ranks, distribute
 from train import StepResult, TrainConfig, build_optimizer, configure, train, train_step
 
@@ -149,6 +151,49 @@ def test_compiled_loss_and_its_gradient_equal_the_plain_ones(
             logits.contiguous(memory_format=torch.channels_last),
         )
     _assert_same_loss(ours, plain, 1e-5)
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hand-written kernels are in use."""
+    monkeypatch.setattr(cells, "IN_USE", True)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("classes", [2, 150])
+@pytest.mark.parametrize(("small", "size"), SIZES)
+def test_the_kernels_give_the_plain_loss_and_gradient_and_the_same_bits_every_time(
+    small: tuple[int, int],
+    size: tuple[int, int],
+    classes: int,
+    memory_format: torch.memory_format,
+    device: torch.device,
+) -> None:
+    logits = _some_logits(classes, small, device).contiguous(memory_format=memory_format)
+    labels = _some_labels(classes, size, device)
+    assert cells.can_run(logits)
+    ours, again = (
+        _value_and_gradient(lambda x: fullres.cross_entropy(x, labels, reduction="sum"), logits) for _ in range(2)
+    )
+    plain = _value_and_gradient(lambda x: fullres.plain_cross_entropy(x, labels), logits)
+    _assert_same_loss(ours, plain, 1e-5)
+    assert torch.equal(ours[0], again[0])
+    assert torch.equal(ours[1], again[1])
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("classes", [1, 2, 150])
+@pytest.mark.parametrize("make_logits", [_smooth_logits, _some_logits])
+@pytest.mark.parametrize(("small", "size"), SIZES)
+def test_the_kernels_give_the_plain_prediction(
+    small: tuple[int, int],
+    size: tuple[int, int],
+    make_logits: Callable[..., Tensor],
+    classes: int,
+    device: torch.device,
+) -> None:
+    _assert_same_prediction(make_logits(classes, small, device), size)
 
 
 def test_a_compiled_loss_never_holds_the_enlarged_logits(device: torch.device) -> None:
@@ -428,6 +473,50 @@ def test_a_compiled_run_trains_and_evaluates_like_one_that_is_not(settings: dict
     assert scores[1] == pytest.approx(scores[0], rel=1e-3)
     report = Segformer.from_pretrained(compiled).load_report
     assert (report.missing, report.unexpected) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"amp": "off"},
+        {"amp": "bf16"},
+        {"amp": "fp16"},
+        {"amp": "bf16", "gradient_accumulation_steps": 2},  # the last step of an epoch has fewer rows
+        {"amp": "off", "loss": "focal", "dice_weight": 0.5},
+        {"amp": "off", "eval_resolution": "original", "eval_steps": 2},  # many shapes between the steps
+    ],
+    ids=str,
+)
+def test_a_run_by_cuda_graphs_has_the_bits_of_one_without_them(
+    more: dict[str, Any], settings: dict[str, Any], deterministic: dict[str, Any], tmp_path: Path
+) -> None:
+    settings |= {"max_steps": 18, "eval_steps": 6, "save_steps": 6, **deterministic, **more}
+    plain = train(configure("guide", **settings))
+    run = training.Run(configure("guide", **{**settings, "output_dir": str(tmp_path / "graphs")}, cuda_graph=True))
+    run.train()
+    run.finish()
+    run.earlier.release()
+    assert run.graphs._graphs
+    assert _losses(run.output_dir) == _losses(plain)
+    assert _weights(run.output_dir) == _weights(plain)
+    middle = {"output_dir": str(plain), "resume_from_checkpoint": str(plain / "checkpoint-6"), "cuda_graph": True}
+    (plain / "model.safetensors").unlink()
+    assert _weights(train(configure("guide", **{**settings, **middle}))) == _weights(run.output_dir)
+
+
+def test_a_replayed_step_does_not_wait_and_batches_are_copied_beside_it(
+    tiny_model: Segformer, batch: dict[str, Tensor], device: torch.device
+) -> None:
+    steps, graphs = Steps(tiny_model, batch, device, "bf16"), StepGraphs(True, device)
+    operands = steps.trained, steps.optimizer, steps.scaler
+    pinned = [{name: values.pin_memory() for name, values in batch.items()} for _ in range(8)]
+    coming = on_device(pinned, device)
+    for _ in range(5):
+        graphs.take(train_step, *operands, next(coming), steps.config)
+    assert graphs._graphs
+    with _no_waiting():
+        for each in coming:
+            graphs.take(train_step, *operands, each, steps.config)
 
 
 @pytest.mark.usefixtures("exact_convolutions")

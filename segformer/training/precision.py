@@ -16,6 +16,11 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)
 
 
+def grad_scaler(amp: str, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps the small gradients of fp16 from vanishing; in other precisions it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=amp_dtype(amp, device) == torch.float16)
+
+
 def autocast(amp: str, device: torch.device) -> torch.autocast:
     """The context in which a model computes in low precision, or as it is."""
     dtype = amp_dtype(amp, device)

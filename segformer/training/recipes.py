@@ -119,9 +119,12 @@ class TrainConfig:
     seed: int = setting(42, "seed of order, augmentation, new weights and dropout", at_least=0, below=2**63)
     amp: str = changeable("auto", "mixed precision", ("auto", "bf16", "fp16", "off"))
     compile: bool = changeable(False, "compile the model with torch.compile")
+    cuda_graph: bool = changeable(False, "replay training steps as CUDA graphs, which is faster with few images")
     device: str | None = changeable(None, "device to run on; else CUDA, MPS or the CPU, the first there is")
     deterministic: bool = changeable(False, "the same bits in every run on CUDA too, where that is slower")
-    dataloader_num_workers: int = changeable(0, "processes that prepare batches", at_least=0)
+    dataloader_num_workers: int | None = changeable(
+        None, "processes that prepare batches; else one for each core but one on CUDA, and none elsewhere", at_least=0
+    )
     report_to: str = changeable("none", "also write the log as event files", ("none", "tensorboard"))
     output_dir: str | None = per_start(None, "folder of the run; else runs/<recipe>-<n>")
     overwrite_output_dir: bool = per_start(False, "delete the run that the output folder holds")
@@ -201,6 +204,11 @@ class TrainConfig:
         if self.freeze_encoder == 4 and self.head_learning_rate_factor == 0:
             raise ValueError(
                 "freeze_encoder is 4 and head_learning_rate_factor 0: nothing is left that learns; raise the latter"
+            )
+        if self.gradient_checkpointing and self.cuda_graph:
+            raise ValueError(
+                "gradient_checkpointing draws dropout again from a saved state, which cuda_graph cannot replay; "
+                "leave one of them out"
             )
         if self.report_to == "tensorboard" and find_spec("tensorboard") is None:
             raise ValueError(
@@ -370,7 +378,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "eval_steps": 16_000,
         "save_steps": 16_000,
         "logging_steps": 50,
-        "dataloader_num_workers": 4,
     },
 }
 

@@ -25,7 +25,7 @@ from segformer import VARIANTS, ImageProcessor, Segformer, SegformerConfig, full
 pytest.importorskip("transformers", reason="no transformers, which ours is measured against; pip install -e '.[test]'")
 
 FOLDER = Path(throughput.__file__).parent
-COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if "ArgumentParser" in path.read_text(encoding="utf-8"))
+COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if "\ndef main(" in path.read_text(encoding="utf-8"))
 PAGE = (FOLDER / "README.md").read_text(encoding="utf-8")
 # One row of the smallest size that every stage can take, once.
 TINY = ["--size", "64", "--batch-size", "1", "--repeats", "1", "--device", "cpu"]
