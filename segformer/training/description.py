@@ -37,6 +37,7 @@ class RunDescription:
     understood: list[str] = field(default_factory=list)  # of the data, as it was said
     labels: dict[str, Any] = field(default_factory=dict)  # what the values of its label maps mean
     provenance: dict[str, Any] = field(default_factory=dict)
+    resize_mode: str = "squash"  # how photos of another shape come to the model's size
 
     def save(self, output_dir: Path) -> None:
         """Write ``run.json``."""

@@ -372,7 +372,8 @@ def test_a_state_that_does_not_fit_is_refused_in_words(
 
     strange = save_checkpoint(finished, 7, save_model_files, {**state, **change})
     with pytest.raises(
-        ValueError, match=r"state.pt (does not fit this run|is not the state of)|seed '42'|was trained on other rows: tensor"
+        ValueError,
+        match=r"state.pt (does not fit this run|is not the state of)|seed '42'|was trained on other rows: tensor",
     ):
         train(configure("guide", **settings, resume_from_checkpoint=str(strange)))
 
