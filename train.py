@@ -34,7 +34,6 @@ from tqdm import tqdm
 
 from data.augmentation.jitter import ColorJitter, mix
 from data.augmentation.on_device import AugmentOnDevice
-from data.augmentation.paper import PAPER_SCALE
 from data.batches import (
     Loader,
     Places,
@@ -56,6 +55,7 @@ from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, full
 from segformer.config import compare_classes, variant_of
 from segformer.console import speak_plainly
 from segformer.encoder import Stage
+from segformer.geometry import PAPER_SCALE
 from segformer.machine import keep_freed_memory, peak_memory_mib
 from segformer.metrics import class_table
 from segformer.pages.report import REPORT_NAME, build_report, refresh_report
@@ -89,7 +89,7 @@ from segformer.training.recipes import TrainConfig, configure
 from segformer.training.recorded import recorded_labels
 from segformer.training.resume import EarlierRun
 from segformer.training.summary import aligned, start_summary
-from segformer.views import logits_of_views
+from segformer.views import logits_of_photo, logits_of_views
 from segformer.weights.card import write_card
 from segformer.weights.publish import check_login, full_id, publish_run, shareable
 
@@ -170,8 +170,9 @@ def build_model(
         stage.requires_grad_(number >= config.freeze_encoder)
     return model, replace(
         processor,
-        do_resize=processor.do_resize or config.image_size is not None,
+        do_resize=processor.do_resize or config.image_size is not None or config.resize_mode is not None,
         size=config.processed_size or processor.size,
+        resize_mode=config.resize_mode or processor.resize_mode,
         do_reduce_labels=labels.rule.reduce_labels,
         keep_ratio_scale=PAPER_SCALE if config.eval_resolution == "keep-ratio" else None,
         keep_ratio_multiple=32,
@@ -291,7 +292,7 @@ def evaluate(
     share of the rows, and all have the scores of all of them. Asked to ``stop``, it returns nothing.
     """
     places = [(0, row) for row in range(ranks.rank, len(samples), ranks.count)]
-    size = config.per_device_eval_batch_size
+    size = 1 if samples.one_by_one else config.per_device_eval_batch_size
     batches = [places[first : first + size] for first in range(0, len(places), size)]
     matrix = ConfusionMatrix(model.config.num_labels, IGNORE_INDEX, device)
     precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no other
@@ -329,15 +330,13 @@ def score_views(model: nn.Module, batch: dict[str, Any], config: TrainConfig) ->
 
     A view is a batch of photos at one scale or, turned back, the logits of its mirror image.
     """
-    views = [view[None] for view in batch["views"][0]] if "views" in batch else [batch["images"]]
-    window = config.eval_window if config.eval_resolution == "window" else 0
+    views, window = batch["views"], config.eval_window if config.eval_resolution == "window" else 0
     with autocast(config.amp, views[0].device), torch.compiler.set_stance("force_eager"):  # of any number of sizes
         seen = logits_of_views(model, views, config.eval_flip, window, config.eval_stride)
-    if "original_labels" not in batch:
+    if "labels" in batch:
         yield seen, batch["labels"]
-        return
-    for number, labels in enumerate(batch["original_labels"]):
-        yield [logits[number : number + 1] for logits in seen], labels[None]
+    for number, labels in enumerate(batch.get("original_labels", ())):
+        yield logits_of_photo(seen, number, batch["shown"][number]), labels[None]
 
 
 @torch.inference_mode()
@@ -351,7 +350,7 @@ def predict_samples(
         logits, labels = next(score_views(model, to_device(collate([samples[0, row]]), device), config))
         prediction = fullres.argmax_of_mean(logits, labels.shape[-2:])
         truth, made = (each[0].to("cpu", torch.uint8).numpy() for each in (labels, prediction))
-        shown.append(Shown(samples.name(row), samples.pair(row)[0], truth, made))
+        shown.append(Shown(samples.name(row), samples.seen(row), truth, made))
     return shown
 
 
@@ -384,7 +383,7 @@ class Run:
         self.scaler = grad_scaler(config.amp, self.device)
         self.history = History(Plan.of(config, len(self.train_samples), self.ranks.count), self.device, self.ranks)
         self.rows = self.train_samples.identity()
-        self.about = describe(config, shareable(asdict(config)), self.model, self.processor.size, self.plan, rows)
+        self.about = describe(config, shareable(asdict(config)), self.model, self.processor, self.plan, rows)
         self.earlier.restore(self.model, self.optimizer, self.scaler, self.history, self.rows, self.about)
         account = check_login(config.hub_model_id) if config.push_to_hub and self.ranks.is_writer else None
         if config.compile:

@@ -20,7 +20,7 @@ import torch
 from benchmarks import measure, peers
 from benchmarks.worker import alone
 from data import SceneParse150
-from data.batches import Resized, Samples
+from data.batches import Samples, for_evaluation
 from data.classes import ID2LABEL
 from segformer import VARIANTS, ImageProcessor, Segformer
 from train import configure, evaluate
@@ -33,7 +33,7 @@ class Prepared(Samples):
 
     def __init__(self, count: int, size: int) -> None:
         scenes = SceneParse150("toy", "validation")
-        super().__init__(scenes, Resized(ImageProcessor(size=(size, size))))
+        super().__init__(scenes, for_evaluation(ImageProcessor(size=(size, size)), "processed"))
         samples = [super(Prepared, self).__getitem__((0, row % len(scenes))) for row in range(count)]
         self.images, self.labels = (torch.stack([sample[name] for sample in samples]) for name in ("images", "labels"))
 

@@ -115,7 +115,7 @@ def main() -> None:
     count = min(options.rows, len(dataset))
     paths = {
         "as the guide": Samples(dataset, Resized(ImageProcessor(), ColorJitter(), _SEED)),
-        "on-device": Samples(dataset, Unprocessed(ImageProcessor().size)),
+        "on-device": Samples(dataset, Unprocessed(ImageProcessor())),
     }
     with tempfile.TemporaryDirectory() as cache:
         peer = peer_rows(options.dataset, options.split, count, cache) if options.against else None

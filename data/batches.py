@@ -1,7 +1,6 @@
 """Rows as tensors and tensors as batches: what happens to a photo and its label map on their way to the model.
 
-The image processor belongs to the model, so it is handed in: anything that turns a photo and its raw label map into
-images (3, H, W) float32 and labels (H, W) int64.
+The image processor belongs to the model, so it is handed in, and decides where a photo lies in what the model sees.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import methodcaller
 from typing import Any, Protocol, cast
 
@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from data.augmentation.jitter import ColorJitter, sample_generator
-from data.augmentation.paper import PAPER_SCALE, PaperAugmentation, evaluation_size, pad_to
+from data.augmentation.jitter import ColorJitter, mix, sample_generator
+from data.augmentation.paper import PaperAugmentation, pad_to
 from data.classes import IGNORE_INDEX
 from data.order import NO_ROW, Place, StepSampler
 from data.sceneparse import SceneParse150
@@ -30,8 +30,34 @@ _MOST_WORKERS = 16  # chosen unasked; each holds a few batches
 
 _CPU = torch.device("cpu")
 Places = StepSampler | Sequence[list[Place]]
-Process = Callable[[Image.Image, Image.Image], tuple[Tensor, Tensor | None]]
 Sample = dict[str, Any]
+_CROP = 1  # tells the draws of a crop from those of the colours
+
+
+class Placement(Protocol):
+    """Where a photo lies in what the model sees of it; sizes are (height, width)."""
+
+    @property
+    def shown(self) -> tuple[int, int]: ...
+    @property
+    def view(self) -> tuple[int, int]: ...
+    def resize(self, picture: Image.Image, resample: int) -> Image.Image:
+        """A photo or a label map as far as it is seen, without padding."""
+
+    def part_of(self, photo: Image.Image) -> Image.Image:
+        """The part of a photo that is seen, at the photo's own scale."""
+
+
+class Processor(Protocol):
+    """Photos to images (3, H, W) float32 and raw label maps to labels (H, W) int64, as they are placed."""
+
+    @property
+    def resample(self) -> int: ...
+    def place(self, width: int, height: int, whole: bool = ..., at: tuple[float, float] | None = ...) -> Any:
+        """The ``Placement`` of a photo of so many pixels: its usual one, as a whole, or cropped at shares of 0 to 1."""
+
+    def image_to_tensor(self, image: Image.Image, placement: Any = ...) -> Tensor: ...
+    def labels_to_tensor(self, label_map: Image.Image, placement: Any = ...) -> Tensor: ...
 
 
 class Prepare(Protocol):
@@ -43,120 +69,126 @@ class Prepare(Protocol):
 
 @dataclass(frozen=True)
 class Resized:
-    """As the processor makes them; for training with jittered colours."""
+    """As the processor makes them, with jittered colours; where it crops, that is at a place drawn at random."""
 
-    process: Process
+    processor: Processor
     jitter: ColorJitter | None = None
     seed: int = 0
 
     def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
         if self.jitter is not None:
             image = self.jitter(image, sample_generator(self.seed, *place))
-        images, labels = self.process(image, label_map)
-        return {"images": images, "labels": labels}
+        placement = drawn_placement(self.processor, image, self.seed, place)
+        return {
+            "images": self.processor.image_to_tensor(image, placement),
+            "labels": self.processor.labels_to_tensor(label_map, placement),
+        }
 
 
 @dataclass(frozen=True)
 class PaperCrop:
     """As the published recipe trains: a random crop of the photo at a random size, padded where it is smaller.
 
-    ``process`` must not resize.
+    ``processor`` must not resize.
     """
 
-    process: Process
+    processor: Processor
     augment: PaperAugmentation
     seed: int
 
     def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
-        images, labels = self.process(*self.augment(image, label_map, sample_generator(self.seed, *place)))
-        images, labels = pad_to(images, cast(Tensor, labels), self.augment.crop_size, IGNORE_INDEX)
+        image, label_map = self.augment(image, label_map, sample_generator(self.seed, *place))
+        images, labels = self.processor.image_to_tensor(image), self.processor.labels_to_tensor(label_map)
+        images, labels = pad_to(images, labels, self.augment.crop_size, IGNORE_INDEX)
         return {"images": images, "labels": labels}
 
 
 @dataclass(frozen=True)
 class Unprocessed:
-    """At most resized, as uint8, for a device that does the rest: ``images`` (3, H, W) and raw ``labels`` (H, W)."""
+    """At most resized and cropped, as uint8, for a device that does the rest: ``images`` (3, H, W), raw ``labels``."""
 
-    size: tuple[int, int] | None  # height, width; None leaves both as they are
-    resample: int = Image.Resampling.BILINEAR.value
+    processor: Processor
+    seed: int = 0
 
     def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
-        if self.size is not None:
-            image = image.resize(self.size[::-1], self.resample)
-            label_map = label_map.resize(self.size[::-1], Image.Resampling.NEAREST)
-        photo, raw = torch.from_numpy(np.array(image)), torch.from_numpy(np.array(label_map))
-        return {"images": photo.permute(2, 0, 1), "labels": raw, "place": place}
+        placement = drawn_placement(self.processor, image, self.seed, place)
+        photo = np.array(placement.resize(image, self.processor.resample))
+        raw = np.array(placement.resize(label_map, Image.Resampling.NEAREST.value))
+        return {"images": torch.from_numpy(photo).permute(2, 0, 1), "labels": torch.from_numpy(raw), "place": place}
+
+
+def drawn_placement(processor: Processor, image: Image.Image, seed: int, place: Place) -> Placement:
+    """Where a photo to train on lies, a function of seed, epoch and row."""
+    down, across = torch.rand(2, generator=sample_generator(mix(seed, _CROP), *place)).tolist()
+    placement: Placement = processor.place(*image.size, at=(down, across))
+    return placement
 
 
 @dataclass(frozen=True)
-class OriginalLabels:
-    """As the processor makes them, and ``original_labels`` as ``keep_size`` does, which must not resize."""
+class Scored:
+    """A row to score: ``views`` of its photo, each placed as one of ``ways`` says by width and height, and its labels.
 
-    process: Process
-    keep_size: Process
-
-    def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
-        images, labels = self.process(image, label_map)
-        return {"images": images, "labels": labels, "original_labels": self.keep_size(image, label_map)[1]}
-
-
-@dataclass(frozen=True)
-class KeepRatio:
-    """As the paper scores: ``views`` of the photo that keep its shape, one for each of ``scales``, labels as they are.
-
-    ``process`` must not resize. A scale multiplies the limits of ``evaluation_size``.
+    These are ``original_labels`` at their own size or, without ``own_labels``, as the first view is placed, without its
+    padding: ``labels`` where there is none. ``shown`` is (height, width) of what is no padding in each view.
     """
 
-    process: Process
-    scales: tuple[float, ...] = (1.0,)
+    processor: Processor
+    as_it_is: Processor  # the same, which resizes nothing
+    ways: Sequence[Callable[[int, int], Placement]]
+    own_labels: bool
+    one_by_one: bool = False  # as views follow the sizes of photos
 
     def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
+        places = [way(*image.size) for way in self.ways]
+        first = places[0]
+        if self.own_labels:
+            name, labels = "original_labels", label_map
+        else:
+            name = "labels" if first.shown == first.view else "original_labels"
+            labels = first.resize(label_map, Image.Resampling.NEAREST.value)
         return {
-            "views": [self._view(image, scale) for scale in self.scales],
-            "original_labels": self.process(image, label_map)[1],
+            "views": [self.processor.image_to_tensor(image, placement) for placement in places],
+            "shown": [placement.shown for placement in places],
+            name: self.as_it_is.labels_to_tensor(labels),
         }
 
-    def _view(self, image: Image.Image, scale: float) -> Tensor:
-        limits = int(PAPER_SCALE[0] * scale), int(PAPER_SCALE[1] * scale)
-        height, width = evaluation_size(*image.size, scale=limits)
-        view = image.resize((width, height), Image.Resampling.BILINEAR)
-        return self.process(view, Image.new("L", view.size))[0]
+    def seen(self, photo: Image.Image) -> Image.Image:
+        """The part of a photo that is scored."""
+        return photo if self.own_labels else self.ways[0](*photo.size).part_of(photo)
 
 
 def for_training(processor: Any, augmentation: str, seed: int, on_device: bool = False) -> Prepare:
     """The way of training rows: "none", "jitter" or "paper"; of the jitter, some may be left to the device.
 
     ``processor`` is a dataclass with the fields of transformers' processors, of which a changed copy may be made.
+    Raises ValueError for photos that are to be padded and yet left to the device.
     """
     if augmentation == "paper":
         ignored = (0, IGNORE_INDEX) if processor.do_reduce_labels else (IGNORE_INDEX,)
         short = min(processor.size)  # of the paper 512: a photo is scaled around the crop's size
         crop = PaperAugmentation(processor.size, (4 * short, short), ignored=ignored)
         return PaperCrop(replace(processor, do_resize=False), crop, seed)
+    if on_device and processor.resize_mode == "keep":
+        raise ValueError(
+            "augment_on_device changes whole photos, and those of resize_mode keep are padded; leave it out"
+        )
     if on_device:
-        return Unprocessed(processor.size if processor.do_resize else None, processor.resample)
+        return Unprocessed(processor, seed)
     return Resized(processor, ColorJitter() if augmentation == "jitter" else None, seed)
 
 
-def for_evaluation(processor: Any, resolution: str, scales: tuple[float, ...] = (1.0,)) -> Prepare:
+def for_evaluation(processor: Any, resolution: str, scales: tuple[float, ...] = (1.0,)) -> Scored:
     """The way of rows to score, by what is scored: "processed", "original", "keep-ratio" or "window"."""
     as_it_is = replace(processor, do_resize=False)
-    if resolution == "keep-ratio":
-        return KeepRatio(as_it_is, scales)
-    if resolution == "window":
-        return AsItIs(as_it_is)
-    return OriginalLabels(processor, as_it_is) if resolution == "original" else Resized(processor)
-
-
-@dataclass(frozen=True)
-class AsItIs:
-    """One view, the photo at its own size, and its labels. ``process`` must not resize."""
-
-    process: Process
-
-    def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
-        pixels, labels = self.process(image, label_map)
-        return {"views": [pixels], "original_labels": labels}
+    ways: dict[str, list[Callable[[int, int], Placement]]] = {
+        "processed": [processor.place],
+        "original": [partial(processor.place, whole=True)],
+        "keep-ratio": [partial(processor.place_keeping_ratio, scale=scale) for scale in scales],
+        "window": [as_it_is.place],
+    }
+    is_own_size = resolution in ("keep-ratio", "window") or not processor.do_resize
+    one_by_one = is_own_size or (resolution, processor.resize_mode) == ("original", "crop")
+    return Scored(processor, as_it_is, ways[resolution], resolution != "processed", one_by_one)
 
 
 class Samples(Dataset[Sample]):
@@ -192,6 +224,16 @@ class Samples(Dataset[Sample]):
             return cast(SceneParse150, self.dataset.dataset).name(self.dataset.indices[row])
         return self.dataset.name(row)
 
+    def seen(self, row: int) -> Image.Image:
+        """The photo of a row, as far as it is scored."""
+        photo, _ = self.pair(row)
+        return self.prepare.seen(photo) if isinstance(self.prepare, Scored) else photo
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether photos come to the model in sizes of their own."""
+        return isinstance(self.prepare, Scored) and self.prepare.one_by_one
+
     def identity(self) -> dict[str, Any]:
         """What tells these rows from others, wherever they lie; two of them are read for it."""
         return {"count": len(self), "first": self.name(0), "last": self.name(len(self) - 1)}
@@ -202,14 +244,23 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
     batch: dict[str, Any] = {}
     for name in samples[0]:
         values = [sample[name] for sample in samples]
-        if name in ("images", "labels") and len({value.shape for value in values}) > 1:
-            sizes = ", ".join(sorted({f"{value.shape[-1]} x {value.shape[-2]}" for value in values}))
-            raise ValueError(
-                f"{name} of {sizes} pixels do not fit in one batch; have them resized by --image-size, or take "
-                "one image in a forward pass"
+        if name in ("images", "labels"):
+            batch[name] = _stacked(name, values)
+        else:
+            batch[name] = (
+                [_stacked("images", each) for each in zip(*values, strict=True)] if name == "views" else values
             )
-        batch[name] = torch.stack(values) if name in ("images", "labels") else values
     return batch
+
+
+def _stacked(name: str, tensors: Sequence[Tensor]) -> Tensor:
+    if len({tensor.shape for tensor in tensors}) > 1:
+        sizes = ", ".join(sorted({f"{tensor.shape[-1]} x {tensor.shape[-2]}" for tensor in tensors}))
+        raise ValueError(
+            f"{name} of {sizes} pixels do not fit in one batch; have them resized by --image-size, or take one image "
+            "in a forward pass"
+        )
+    return torch.stack(list(tensors))
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

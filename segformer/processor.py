@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -24,10 +23,9 @@ from torch import Tensor
 
 from segformer.console import counted
 from segformer.files import CONFIG_NAME, PROCESSOR_NAME, write_atomically
+from segformer.geometry import MOST_PIXELS, PAPER_SCALE, RESIZE_MODES, Placement, keep_ratio_size, place
 from segformer.photos import Photo, as_photo, to_rgb
 from segformer.weights.hub import ModelFiles
-
-_MOST_PIXELS = 2**26  # that a photo is resized to: 8192 x 8192
 
 LabelMap = Image.Image | str | Path | NDArray[Any] | Tensor
 
@@ -38,15 +36,17 @@ logger = logging.getLogger(__name__)
 class ImageProcessor:
     """The steps between a PIL image and the model's input; the defaults are those of SegFormer on ADE20K.
 
-    ``size`` is (height, width) in pixels, reached without keeping the aspect; ``resample`` is PIL's number of a filter.
+    ``size`` is (height, width) in pixels, which ``resize_mode`` says how photos of another shape come to: "squash", as
+    transformers does, "keep" or "crop" (segformer/geometry.py). ``resample`` is PIL's number of a filter.
     ``do_reduce_labels`` turns raw ADE20K labels (0 = other, class k at k + 1) into class ids with 255 to ignore.
     ``keep_ratio_scale`` and ``keep_ratio_multiple`` say how the model was scored where photos kept their shape: within
     (long side, short side), each side a multiple. ``label_rule`` says what label maps meant to the training, in the
-    words of the code that trains. These are not transformers', which passes them over.
+    words of the code that trains. These and ``resize_mode`` are not transformers', which passes them over.
     """
 
     do_resize: bool = True
     size: tuple[int, int] = (512, 512)
+    resize_mode: str = "squash"
     resample: int = Image.Resampling.BILINEAR.value
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
@@ -61,7 +61,7 @@ class ImageProcessor:
     def __post_init__(self) -> None:
         if not _is_size(self.size):
             raise ValueError(
-                f"size is {self.size!r}; it must be (height, width), both above 0, {_MOST_PIXELS} pixels at most"
+                f"size is {self.size!r}; it must be (height, width), both above 0, {MOST_PIXELS} pixels at most"
             )
         if (
             not isinstance(self.resample, int)
@@ -69,10 +69,12 @@ class ImageProcessor:
             or self.resample not in list(Image.Resampling)
         ):
             raise ValueError(f"resample is {self.resample!r}; PIL's filters are {[f.value for f in Image.Resampling]}")
+        if self.resize_mode not in RESIZE_MODES:
+            raise ValueError(f"resize_mode is {self.resize_mode!r}; it is one of {', '.join(RESIZE_MODES)}")
         if self.keep_ratio_scale is not None and not _is_size(self.keep_ratio_scale):
             raise ValueError(
                 f"keep_ratio_scale is {self.keep_ratio_scale!r}; it must be (long side, short side), "
-                f"{_MOST_PIXELS} pixels at most"
+                f"{MOST_PIXELS} pixels at most"
             )
         if not _is_size((self.keep_ratio_multiple,) * 2):
             raise ValueError(f"keep_ratio_multiple is {self.keep_ratio_multiple!r}; it must be a number of 1 to 8192")
@@ -101,7 +103,9 @@ class ImageProcessor:
         """The steps that a photo takes, in one line."""
         filters = {each.value: each.name.lower() for each in Image.Resampling}
         height, width = self.size
-        steps = [f"resize to {height} x {width} ({filters[self.resample]})"] if self.do_resize else []
+        how = {"squash": "resize to {}", "keep": "fit into {}, padded", "crop": "cover {}, cropped"}[self.resize_mode]
+        sized = how.format(f"{height} x {width} ({filters[self.resample]})")
+        steps = [sized] if self.do_resize else []
         if self.do_rescale:
             steps.append("/ 255" if self.rescale_factor == 1 / 255 else f"* {self.rescale_factor}")
         if self.do_normalize:
@@ -139,25 +143,41 @@ class ImageProcessor:
         labels = [label for _, label in pairs if label is not None]
         return torch.stack([tensor for tensor, _ in pairs]), torch.stack(labels) if labels else None
 
-    def image_to_tensor(self, image: Image.Image) -> Tensor:
-        """(3, H, W) float32 from an image of any mode."""
+    def place(self, width: int, height: int, whole: bool = False, at: tuple[float, float] | None = None) -> Placement:
+        """Where a photo of so many pixels lies in what the model sees of it, as ``geometry.place`` decides.
+
+        With ``whole`` nothing of it is cut away, as where a photo is segmented; a crop else begins ``at`` shares of the
+        room for it, down and across, or is the middle one.
+        """
+        if not self.do_resize:
+            return Placement.filling((height, width))
+        return place(self.resize_mode, self.size, width, height, whole, at)
+
+    def place_keeping_ratio(self, width: int, height: int, scale: float = 1.0) -> Placement:
+        """Where a photo lies that keeps its shape, so many times as large as ``keep_ratio_scale`` or 2048 x 512 say."""
+        long_limit, short_limit = self.keep_ratio_scale or PAPER_SCALE
+        limits = int(long_limit * scale), int(short_limit * scale)
+        return Placement.filling(keep_ratio_size(width, height, limits, self.keep_ratio_multiple))
+
+    def image_to_tensor(self, image: Image.Image, placement: Placement | None = None) -> Tensor:
+        """(3, H, W) float32 from an image of any mode, placed as photos usually are, or so; padding is 0."""
         image = to_rgb(image)
-        if self.do_resize:
-            image = image.resize(self.size[::-1], self.resample)
+        placement = placement or self.place(*image.size)
+        image = placement.resize(image, self.resample)
         pixels = torch.empty(3, image.height, image.width)
         for levels, channel, plane in zip(self._levels, image.split(), pixels, strict=True):
             places = torch.from_numpy(np.array(channel)).flatten().int()  # of 4 bytes; numpy would make them of 8
             torch.index_select(levels, 0, places, out=plane.view(-1))
-        return pixels
+        return placement.pad(pixels, 0)
 
-    def labels_to_tensor(self, label_map: Image.Image) -> Tensor:
-        """(H, W) int64, reduced if ``do_reduce_labels``, at the processed size."""
-        if self.do_resize:
-            label_map = label_map.resize(self.size[::-1], Image.Resampling.NEAREST)
+    def labels_to_tensor(self, label_map: Image.Image, placement: Placement | None = None) -> Tensor:
+        """(H, W) int64, reduced if ``do_reduce_labels``, placed as its photo is; padding is 255."""
+        placement = placement or self.place(*label_map.size)
+        label_map = placement.resize(label_map, Image.Resampling.NEAREST)
         labels = np.array(label_map)
         if labels.ndim != 2:
             raise ValueError(f"label map has mode {label_map.mode}; it needs one channel of class ids")
-        return torch.from_numpy(self.reduce_labels(labels).astype(np.int64))
+        return placement.pad(torch.from_numpy(self.reduce_labels(labels).astype(np.int64)), 255)
 
     def reduce_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Raw ids to class ids where ``do_reduce_labels`` says so: 0 and 255 become 255, k becomes k - 1."""
@@ -225,6 +245,8 @@ class ImageProcessor:
             del entries["keep_ratio_scale"], entries["keep_ratio_multiple"]
         if self.label_rule is None:
             del entries["label_rule"]
+        if self.resize_mode == "squash":
+            del entries["resize_mode"]
         return {
             **entries,
             "image_mean": list(self.image_mean),
@@ -291,17 +313,6 @@ def _as_label_map(labels: LabelMap) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.int32))
 
 
-def keep_ratio_size(width: int, height: int, scale: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """The (height, width) in which a photo of this width and height keeps its shape, within ``keep_ratio_scale``.
-
-    The largest whose long and short side keep within ``scale``, then each side stretched up to a ``multiple``.
-    """
-    factor = min(scale[0] / max(width, height), scale[1] / min(width, height))
-    sides = (max(1, int(side * factor + 0.5)) for side in (height, width))
-    height, width = (math.ceil(side / multiple) * multiple for side in sides)
-    return height, width
-
-
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
@@ -313,7 +324,7 @@ def _is_number(value: object) -> bool:
 def _is_size(value: object) -> bool:
     if not (isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value))):
         return False
-    return bool(value[0] * value[1] <= _MOST_PIXELS)
+    return bool(value[0] * value[1] <= MOST_PIXELS)
 
 
 def _read_size(size: object) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from segformer import fullres, pictures
 from segformer.files import check_finite
+from segformer.geometry import Placement, unpadded
 from segformer.machine import out_of_memory
 from segformer.model import Segformer
 from segformer.photos import Photo, as_photo
@@ -27,6 +28,7 @@ from segformer.processor import ImageProcessor
 from segformer.views import Box, SlidingLogits, Views, mirrored_logits
 
 Logits = Tensor | fullres.LogitRows
+Places = tuple[Placement, ...]  # of a photo in each of its views
 Result = TypeVar("Result")
 
 _BATCH_SIZE = {"cpu": 1, "cuda": 8}  # on a CPU photos run fastest one by one: their maps stay in cache
@@ -53,6 +55,14 @@ class Prediction(NamedTuple):
             total += np.bincount(labels[chunk], weights[chunk], size)
             count += np.bincount(labels[chunk], minlength=size)
         return {int(k): float(total[k] / count[k]) for k in np.flatnonzero(count)}
+
+
+class Batch(NamedTuple):
+    """Photos that the model sees at one size, with their numbers and where each lies in its views."""
+
+    numbers: list[int]
+    photos: list[Image.Image]
+    places: list[Places]
 
 
 class Segmenter:
@@ -209,62 +219,69 @@ class Segmenter:
     ) -> list[Result]:
         """What ``reduce`` makes of each photo's views, (1, K, h, w) each, and its (H, W), in the photos' order."""
         results: dict[int, Result] = {}
-        for numbers, batch in self._batches(photos):
+        for numbers, batch, places in self._batches(photos):
             try:
-                found = self._reduce_batch(batch, reduce)
+                found = self._reduce_batch(batch, places, reduce)
             except NotImplementedError as error:
                 if self.device.type == "cpu":
                     raise
                 logger.warning("%s lacks an operation (%s); going on on the CPU", self.device, error)
                 self.device = torch.device("cpu")
                 self.model.to(self.device)
-                found = self._reduce_batch(batch, reduce)
+                found = self._reduce_batch(batch, places, reduce)
             results.update(zip(numbers, found, strict=True))
         return [results[number] for number in range(len(photos))]
 
     @torch.inference_mode()
     def _reduce_batch(
-        self, photos: Sequence[Image.Image], reduce: Callable[[Sequence[Logits], tuple[int, int]], Result]
+        self,
+        photos: Sequence[Image.Image],
+        places: Sequence[Places],
+        reduce: Callable[[Sequence[Logits], tuple[int, int]], Result],
     ) -> list[Result]:
-        views = list(self._look(photos))
-        return [
-            reduce(
-                [view[n : n + 1] if isinstance(view, Tensor) else view for view in views], (photo.height, photo.width)
-            )
-            for n, photo in enumerate(photos)
-        ]
+        seen = list(self._look(photos, places))
+        results = []
+        for n, photo in enumerate(photos):
+            views = [
+                unpadded(logits[n : n + 1], places[n][view].shown) if isinstance(logits, Tensor) else logits
+                for view, logits in seen
+            ]
+            results.append(reduce(views, (photo.height, photo.width)))
+        return results
 
-    def _batches(self, photos: Sequence[Photo]) -> Iterator[tuple[list[int], list[Image.Image]]]:
-        """Photos that the model sees at one size, with their numbers; one photo alone if it is seen in windows."""
-        waiting: dict[Any, tuple[list[int], list[Image.Image]]] = {}
+    def _batches(self, photos: Sequence[Photo]) -> Iterator[Batch]:
+        """Photos that the model sees at one size; one photo alone if it is seen in windows."""
+        waiting: dict[Any, Batch] = {}
         for number, each in enumerate(photos):
             photo = as_photo(each)
-            sizes = self.views.sizes(self.processor, photo.width, photo.height)
-            numbers, batch = waiting.setdefault(sizes, ([], []))
-            numbers.append(number)
-            batch.append(photo)
-            if len(batch) == self.batch_size or any(map(self.views.window_for, sizes)):
+            places = self.views.places(self.processor, photo.width, photo.height)
+            sizes = tuple(placement.view for placement in places)
+            batch = waiting.setdefault(sizes, Batch([], [], []))
+            for held, new in zip(batch, (number, photo, places), strict=True):
+                held.append(new)  # type: ignore[attr-defined]
+            if len(batch.photos) == self.batch_size or any(self.views.window_for(p.shown) for p in places):
                 yield waiting.pop(sizes)
         yield from waiting.values()
 
-    def _look(self, photos: Sequence[Image.Image]) -> Iterator[Logits]:
-        """The logits of every view of photos that the model sees at one size."""
-        for size in self.views.sizes(self.processor, photos[0].width, photos[0].height):
-            if window := self.views.window_for(size):
+    def _look(self, photos: Sequence[Image.Image], places: Sequence[Places]) -> Iterator[tuple[int, Logits]]:
+        """The number of every view of photos that the model sees at one size, and its logits."""
+        for view, (first, *_) in enumerate(zip(*places, strict=True)):
+            if window := self.views.window_for(first.shown):
                 self.model.config.check_image_size(window, window)
                 (photo,) = photos
-                yield from self._slide(photo, size, window)
+                yield from ((view, logits) for logits in self._slide(photo, first, window))
                 continue
-            self.model.config.check_image_size(*size)
-            resizing = replace(self.processor, do_resize=True, size=size)
-            images = torch.stack([resizing.image_to_tensor(photo) for photo in photos]).to(self.device)
-            yield self.model(images)
+            self.model.config.check_image_size(*first.view)
+            placed = zip(photos, places, strict=True)
+            tensors = [self.processor.image_to_tensor(photo, of_photo[view]) for photo, of_photo in placed]
+            images = torch.stack(tensors).to(self.device)
+            yield view, self.model(images)
             if self.views.flip:
-                yield mirrored_logits(self.model, images)
+                yield view, mirrored_logits(self.model, images)
 
-    def _slide(self, photo: Image.Image, size: tuple[int, int], window: int) -> Iterator[SlidingLogits]:
-        """The logits of one photo at one size, in windows, and of its mirror image."""
-        resized = photo.resize(size[::-1], self.processor.resample)
+    def _slide(self, photo: Image.Image, placement: Placement, window: int) -> Iterator[SlidingLogits]:
+        """The logits of what is seen of one photo, in windows, and of its mirror image."""
+        resized, size = placement.resize(photo, self.processor.resample), placement.shown
         as_it_is = replace(self.processor, do_resize=False)
 
         def look(boxes: Sequence[Box], flip: bool) -> Tensor:

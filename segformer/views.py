@@ -6,19 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import cycle, groupby
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segformer.processor import ImageProcessor, keep_ratio_size
-
-PAPER_SCALE = (2048, 512)  # long side, short side: how the published weights were scored
+from segformer.geometry import STRIDE, Placement, place, unpadded
+from segformer.processor import ImageProcessor
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as PIL has it
 
-_STRIDE = 4  # pixels from one logit to the next
 _GRID = 32  # pixels from one position of the coarsest map to the next, and the least that a side may measure
 
 
@@ -26,9 +24,9 @@ _GRID = 32  # pixels from one position of the coarsest map to the next, and the 
 class Views:
     """The views of a photo whose probabilities are averaged; by default the one that transformers' pipeline takes.
 
-    ``resize`` is "processor" (as the checkpoint's processor resizes), a number (a square of so many pixels),
-    "keep-ratio" (as the paper scores: the shape is kept, within the processor's ``keep_ratio_scale``, or 2048 x 512) or
-    "original". Left out it is "processor", and "original" with windows.
+    ``resize`` is "processor" (as the checkpoint's processor places a whole photo), a number (a square of so many
+    pixels), "keep-ratio" (as the paper scores: the shape is kept, within the processor's ``keep_ratio_scale``, or 2048
+    x 512) or "original". Left out it is "processor", and "original" with windows.
 
     With ``window`` a photo larger than so many pixels a side is seen in windows of that size, each of which shares
     ``overlap`` pixels with the next (left out, a quarter). Where windows overlap their logits are averaged, at the
@@ -69,26 +67,22 @@ class Views:
 
     def sizes(self, processor: ImageProcessor, width: int, height: int) -> tuple[tuple[int, int], ...]:
         """The (height, width) of a photo's view at each of the scales."""
-        return tuple(self._size(processor, width, height, scale) for scale in self.scales)
+        return tuple(placement.view for placement in self.places(processor, width, height))
 
-    def _size(self, processor: ImageProcessor, width: int, height: int, scale: float) -> tuple[int, int]:
+    def places(self, processor: ImageProcessor, width: int, height: int) -> tuple[Placement, ...]:
+        """Where a photo lies in its view at each of the scales."""
+        return tuple(self._place(processor, width, height, scale) for scale in self.scales)
+
+    def _place(self, processor: ImageProcessor, width: int, height: int, scale: float) -> Placement:
         resize = self.resize or ("processor" if self.window is None else "original")
         if resize == "processor" and not processor.do_resize:
             resize = "original"
         if resize == "keep-ratio":
-            long_limit, short_limit = processor.keep_ratio_scale or PAPER_SCALE
-            limits = (int(long_limit * scale), int(short_limit * scale))
-            return keep_ratio_size(width, height, limits, processor.keep_ratio_multiple)
-        if isinstance(resize, int):
-            size = (resize, resize)
-        elif resize == "processor":
-            size = processor.size
-        else:
-            size = (max(height, _GRID), max(width, _GRID))
-        if scale == 1:
-            return size
-        height, width = (max(_GRID, round(side * scale / _GRID) * _GRID) for side in size)
-        return height, width
+            return processor.place_keeping_ratio(width, height, scale)
+        if resize == "processor":
+            return place(processor.resize_mode, _scaled(processor.size, scale), width, height, whole=True)
+        size = (resize, resize) if isinstance(resize, int) else (max(height, _GRID), max(width, _GRID))
+        return Placement.filling(_scaled(size, scale))
 
     def window_for(self, size: tuple[int, int]) -> int | None:
         """The window for a view of this (height, width), or None where one would cover it."""
@@ -103,7 +97,7 @@ def mirrored_logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor
     A width between two multiples of the stride is first filled up to the next; the grid of the mirror image would else
     begin in the middle of a position, up to three pixels beside that of the photo.
     """
-    missing = -images.shape[-1] % _STRIDE
+    missing = -images.shape[-1] % STRIDE
     return model(functional.pad(images, (0, missing, 0, 0), mode="replicate").flip(-1)).flip(-1)
 
 
@@ -120,6 +114,15 @@ def logits_of_views(
     if flip:
         looks.append(partial(mirrored_logits, model))
     return [_in_windows(look, view, window, stride) for look in looks for view in views]
+
+
+def logits_of_photo(seen: Sequence[Tensor], number: int, shown: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """The logits (1, K, h, w) of one photo of a batch, of all views that ``logits_of_views`` gave, without its padding.
+
+    ``shown`` is (height, width) of what is no padding in each view.
+    """
+    sizes = cycle(shown)  # of the mirror images, too
+    return [unpadded(logits[number : number + 1], size) for logits, size in zip(seen, sizes, strict=False)]
 
 
 def _in_windows(look: Callable[[Tensor], Tensor], view: Tensor, window: int, stride: int) -> Tensor:
@@ -154,7 +157,7 @@ class SlidingLogits:
         batch_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.shape = (1, *(math.ceil(side / _STRIDE) for side in size), num_labels)
+        self.shape = (1, *(math.ceil(side / STRIDE) for side in size), num_labels)
         self.dtype = torch.float32
         self.device = torch.device(device)
         self._look, self._size, self._window, self._batch_size = look, size, window, batch_size
@@ -170,13 +173,13 @@ class SlidingLogits:
     def rows(self, images: slice, rows: slice) -> Tensor:
         """Some rows of the logits, (1, r, w, K). Rows above those of an earlier call are gone."""
         self._asked = rows.start
-        while self._waiting and self._waiting[0] // _STRIDE < rows.stop:
+        while self._waiting and self._waiting[0] // STRIDE < rows.stop:
             self._add_windows(self._waiting.pop(0))
         return self._logits[images, rows.start - self._first : rows.stop - self._first]
 
     def _add_windows(self, window_top: int) -> None:
         """Run a row of windows and add its logits; those that no further row covers become means."""
-        top, bottom = window_top // _STRIDE, min((window_top + self._window) // _STRIDE, self.shape[1])
+        top, bottom = window_top // STRIDE, min((window_top + self._window) // STRIDE, self.shape[1])
         first = min(self._asked, top)
         kept = self._logits[:, first - self._first :].clone()
         self._logits = kept  # the rows above are let go of before room is made for those below
@@ -184,9 +187,9 @@ class SlidingLogits:
         logits[:, : kept.shape[1]] = kept
         for boxes in self._batches(window_top):
             for (left, *_), one in zip(boxes, self._look(boxes).permute(0, 2, 3, 1), strict=True):
-                place = slice(left // _STRIDE, left // _STRIDE + one.shape[1])
+                place = slice(left // STRIDE, left // STRIDE + one.shape[1])
                 logits[0, top - first :, place] += one
-        done = self._waiting[0] // _STRIDE if self._waiting else bottom
+        done = self._waiting[0] // STRIDE if self._waiting else bottom
         down, across = self._counts
         logits[0, top - first : done - first] /= down[top:done, None, None] * across[None, :, None]
         self._logits, self._first = logits, first
@@ -203,7 +206,7 @@ class SlidingLogits:
     def _count_cover(self, starts: Sequence[int], length: int) -> Tensor:
         counts = torch.zeros(length, device=self.device)
         for start in starts:
-            counts[start // _STRIDE : (start + self._window) // _STRIDE] += 1
+            counts[start // STRIDE : (start + self._window) // STRIDE] += 1
         return counts
 
 
@@ -214,8 +217,16 @@ def window_starts(length: int, window: int, overlap: int) -> list[int]:
     """
     if length <= window:
         return [0]
-    last = math.ceil((length - window) / _STRIDE) * _STRIDE
+    last = math.ceil((length - window) / STRIDE) * STRIDE
     return [*range(0, last, window - overlap), last]
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """A size so many times as large, to whole positions of the coarsest map."""
+    if scale == 1:
+        return size
+    height, width = (max(_GRID, round(side * scale / _GRID) * _GRID) for side in size)
+    return height, width
 
 
 def _is_side(value: object) -> bool:

@@ -241,10 +241,11 @@ def test_bands_multiply_with_matrices_of_a_few_rows(card: FakeCard) -> None:
 
 
 def evaluated(count: int, *, at_their_size: bool) -> dict[str, Any]:
-    batch: dict[str, Any] = batch_of(count, 64, 96)
+    made = batch_of(count, 64, 96)
+    batch: dict[str, Any] = {"views": [made["images"]], "shown": [[(64, 96)]] * count}
     if at_their_size:
-        batch["original_labels"] = [batch_of(1, 50 + n, 70)["labels"][0] for n in range(count)]
-    return batch
+        return {**batch, "original_labels": [batch_of(1, 50 + n, 70)["labels"][0] for n in range(count)]}
+    return {**batch, "labels": made["labels"]}
 
 
 @pytest.mark.parametrize("amp", DTYPES)

@@ -1,4 +1,4 @@
-"""Photos as the published ADE20K recipe sees them: augmented for training, and their size for evaluation.
+"""Photos as the published ADE20K recipe trains on them.
 
 SegFormer (section 4.1) names the resizing, the crop and the flip; the numbers, the rule for a crop and the distortion
 of colours are those of mmsegmentation's pipeline, which trained the published weights. Where this differs from it:
@@ -144,18 +144,6 @@ def keep_ratio_size(width: int, height: int, scale: tuple[int, int]) -> tuple[in
         raise ValueError(f"photo is {width} x {height}; both sides must be above 0")
     factor = min(scale[0] / max(width, height), scale[1] / min(width, height))
     return max(1, int(width * factor + 0.5)), max(1, int(height * factor + 0.5))
-
-
-def evaluation_size(
-    width: int, height: int, scale: tuple[int, int] = PAPER_SCALE, multiple: int = 32
-) -> tuple[int, int]:
-    """The (height, width) at which the paper's protocol scores a photo of this width and height.
-
-    As large as ``scale`` allows with its shape kept, then each side stretched up to a ``multiple``. The reference
-    resizes twice to get there; resizing once to this size blurs less.
-    """
-    width, height = keep_ratio_size(width, height, scale)
-    return math.ceil(height / multiple) * multiple, math.ceil(width / multiple) * multiple
 
 
 def resize_and_crop(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:

@@ -22,7 +22,7 @@ from segformer.pages.report import FILTER, drawn_charts, facts_list, nothing
 MOST_RUNS = 6  # as many lines as can be told apart
 _UNSAID, _UNUSED = "not recorded", "not used"
 _ITS_OWN = ("output_dir",)  # settings that differ between any two runs
-_SCORING = ("dataset", "eval_resolution", "eval_scales", "eval_flip", "reduce_labels", "ignore_index")
+_SCORING = ("dataset", "eval_resolution", "resize_mode", "eval_scales", "eval_flip", "reduce_labels", "ignore_index")
 _HELD_OUT = ("split", "test_size", "seed")  # these choose the rows that are held out of the training's
 _EVALUATING = {  # the settings that a run which trains nothing makes use of
     *("recipe", "split", "eval_split", "checkpoint", "image_size", "num_labels", "label_names", "binary_masks"),
@@ -120,6 +120,7 @@ def _measure(record: RunRecord) -> dict[str, Any]:
     sizes = about.image_size if settings.get("eval_resolution") == "processed" else None
     return {
         **{name: settings.get(name) for name in _SCORING},
+        "resize_mode": about.resize_mode,  # as it was, where the settings leave it to the checkpoint
         "the rows evaluated": named or [settings.get(name) for name in _HELD_OUT],
         "what labels mean": about.labels or settings.get("binary_masks"),
         "the number of images evaluated": about.eval_images,

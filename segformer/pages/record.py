@@ -186,10 +186,13 @@ def _protocol(record: RunRecord) -> str:
     settings, step = record.about.settings, record.results.get("step")
     side = f" {TIMES} ".join(str(side) for side in reversed(record.about.image_size)) or "what the model sees"
     enlarged = "predictions are enlarged to each label map's own size"
+    sized = {"keep": f"fitted into {side}", "crop": f"resized to cover {side}"}.get(record.about.resize_mode)
+    window = settings.get("eval_window")
     how = {
-        "original": enlarged,
+        "original": f"photos are {sized}, their shape kept, {enlarged}" if sized else enlarged,
         "keep-ratio": f"photos keep their shape, {enlarged}",
-        "processed": f"labels are resized to {side}, so they do not compare with scores at full size",
+        "window": f"photos are seen at their own size, in windows of {window} pixels",
+        "processed": f"labels are {sized or f'resized to {side}'}, so they do not compare with scores at full size",
     }.get(str(settings.get("eval_resolution")), "")
     scales = str(settings.get("eval_scales", "1"))
     means = ["" if scales == "1" else f"scales {scales}", "mirror images" if settings.get("eval_flip") else ""]

@@ -21,7 +21,7 @@ from segformer.training.settings import add_flags
 _FIELDS = {each.name: each for each in fields(TrainConfig)}
 _OF_LABELS = ("num_labels", "label_names", "reduce_labels", "ignore_index", "binary_masks")
 _OF_EVALUATION = (  # what a run's own scores were taken with
-    *("recipe", "dataset", "split", "eval_split", "test_size", "seed", "image_size", *_OF_LABELS),
+    *("recipe", "dataset", "split", "eval_split", "test_size", "seed", "image_size", "resize_mode", *_OF_LABELS),
     *("per_device_eval_batch_size", "eval_resolution", "eval_window", "eval_stride", "eval_flip", "eval_scales"),
 )
 _ALL_ROWS = {"split": "train", "eval_split": "auto"}  # of data that no recipe and no run knows the splits of

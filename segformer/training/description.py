@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from segformer.config import variant_of
 from segformer.files import write_atomically
 from segformer.model import Segformer
+from segformer.processor import ImageProcessor
 from segformer.provenance import provenance
 from segformer.training.history import Plan, without_nan
 from segformer.training.recipes import TrainConfig
@@ -45,6 +46,7 @@ class RunDescription:
     understood: list[str] = field(default_factory=list)  # of the data, as it was said
     labels: dict[str, Any] = field(default_factory=dict)  # what the values of its label maps mean
     provenance: dict[str, Any] = field(default_factory=dict)
+    resize_mode: str = "squash"  # how photos of another shape come to the model's size
 
     def save(self, output_dir: Path) -> None:
         """Write ``run.json``."""
@@ -82,7 +84,7 @@ def describe(
     config: TrainConfig,
     settings: dict[str, Any],
     model: Segformer,
-    image_size: tuple[int, int],
+    processor: ImageProcessor,
     plan: Plan,
     rows: _Rows,
 ) -> RunDescription:
@@ -98,7 +100,8 @@ def describe(
         parameters=model.num_parameters,
         train_images=0 if config.eval_only else plan.num_rows,
         eval_images=len(rows.evaluation),
-        image_size=list(image_size),
+        image_size=list(processor.size),
+        resize_mode=processor.resize_mode,
         total_steps=plan.total_steps,
         labels=rows.labels.rule.to_dict(),
         understood=understood,

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from segformer.config import VARIANTS
+from segformer.geometry import RESIZE_MODES
 from segformer.losses import KINDS, Loss, balanced_weights
 from segformer.training.settings import changeable, check_settings, found_out, per_start, setting
 
@@ -38,6 +39,12 @@ class TrainConfig:
     )
     image_size: str | None = setting(
         None, "pixels that photos are resized to, 512 or height x width as 360x480; else the checkpoint's, or 512"
+    )
+    resize_mode: str | None = setting(
+        None,
+        "how a photo of another shape comes to that size: squashed, kept whole and padded, or cropped; else as the "
+        "checkpoint's, or squashed",
+        RESIZE_MODES,
     )
     num_labels: int | None = found_out("number of classes; else as many as are named", at_least=1)
     label_names: str | None = changeable(None, "file that names the classes, and their colours if masks have colours")

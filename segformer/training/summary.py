@@ -16,6 +16,7 @@ from segformer.training.recipes import TrainConfig
 
 _WIDTH = 80
 _AUGMENTATIONS = {"none": "not augmented", "jitter": "with jittered colours", "paper": "scaled, cropped and jittered"}
+_RESIZED = {"squash": "", "keep": ", their shape kept and padded", "crop": ", their shape kept and cropped"}
 _SCORED = {
     "processed": "scored against labels of that size",
     "original": "scored at each label map's own size",
@@ -35,12 +36,13 @@ def start_summary(config: TrainConfig, about: RunDescription, plan: Plan, device
     to_train = "" if config.eval_only else f"{to_train_on} to train on, "
     scored = about.scored_rows or f"{config.test_size:.0%} of {config.split}, held out"
     augmented = "" if config.eval_only else f", {_AUGMENTATIONS[config.augmentation]}"
+    resized = _RESIZED.get(about.resize_mode, "")
     told = {
         "device": f"{device_name(device)}, {_precision(config, device)}" + (f", {num_ranks} ranks" * (num_ranks > 1)),
         "model": f"{about.model}, {parameters} parameters, {origin}",
         "data": "\n".join(about.understood),
         "rows": f"{to_train}{about.eval_images:,} to score ({scored})",
-        "photos": f"{size} pixels{augmented}; {_SCORED[config.eval_resolution]}",
+        "photos": f"{size} pixels{resized}{augmented}; {_SCORED[config.eval_resolution]}",
     }
     if not config.eval_only:
         told |= {"steps": _steps(config, plan, num_ranks), "schedule": _schedule(config)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,16 +64,25 @@ segments = pipeline("image-segmentation", model={name})("photo.jpg")
 _NVIDIA_LICENCE = "nvidia-source-code-license-for-segformer"
 _NVIDIA_LICENCE_LINK = "https://github.com/NVlabs/SegFormer/blob/master/LICENSE"
 _SCORES = {"mean_iou": "mean IoU", "mean_accuracy": "mean accuracy", "overall_accuracy": "pixel accuracy"}
+_RESIZED = {  # what ``resize_mode`` does
+    "squash": "resized to {size} whatever their shape",
+    "keep": "resized to fit into {size} with their shape kept",
+    "crop": "resized to cover {size} with their shape kept",
+}
 # What ``eval_resolution`` scores, in a few words and in a sentence.
 _PROTOCOLS = {
     "processed": (
         "labels resized to {size}",
-        "Photos and labels are resized to {size}, as in Hugging Face's guide: the scores do not compare with those at "
-        "the photos' own size.",
+        "Photos and labels are {resized}{cropped}, as in Hugging Face's guide at one size: the scores do not compare "
+        "with those at the photos' own size.",
     ),
     "original": (
         "at the photos' own size",
-        "Photos are resized to {size} whatever their shape, and predictions enlarged to each label map's own size.",
+        "Photos are {resized}, and predictions enlarged to each label map's own size.",
+    ),
+    "window": (
+        "at the photos' own size, in windows",
+        "Photos are seen at their own size, in windows of {window} pixels a side, {stride} from one to the next.",
     ),
     "keep-ratio": (
         "at the photos' own size and shape",
@@ -114,6 +123,8 @@ class Run(Protocol):
     @property
     def image_size(self) -> list[int]: ...
     @property
+    def resize_mode(self) -> str: ...
+    @property
     def provenance(self) -> dict[str, Any]: ...
 
 
@@ -132,7 +143,7 @@ def write_card(
     title, settings = _one_line(folder.resolve().name), run.settings
     base = settings["checkpoint"] if is_repository(settings["checkpoint"] or "") else None
     about = {"data": dataset.name if dataset else _one_line(settings["dataset"]), "split": _one_line(_split(settings))}
-    short, protocol = _protocol(run.image_size, settings)
+    short, protocol = _protocol(run)
     scores = {name: float(results.get(f"eval_{name}", math.nan)) for name in (*_SCORES, "loss")}
     card = _TEMPLATE.format(
         metadata=_metadata(title, scores, dataset, base, about, short),
@@ -206,10 +217,18 @@ def _split(settings: Mapping[str, Any]) -> str:
     return settings["eval_split"] or f"{settings['split']}, {settings['test_size']:g} of it held out"
 
 
-def _protocol(image_size: Sequence[int], settings: Mapping[str, Any]) -> tuple[str, str]:
+def _protocol(run: Run) -> tuple[str, str]:
     """What was scored, in a few words and in sentences."""
-    size = " x ".join(str(side) for side in reversed(image_size)) or "the model's input"
-    short, long = (text.format(size=size) for text in _PROTOCOLS[settings["eval_resolution"]])
+    settings = run.settings
+    size = " x ".join(str(side) for side in reversed(run.image_size)) or "the model's input"
+    told = {
+        "size": size,
+        "resized": _RESIZED[run.resize_mode].format(size=size),
+        "cropped": " and cropped to its middle" if run.resize_mode == "crop" else "",
+        "window": settings.get("eval_window"),
+        "stride": settings.get("eval_stride"),
+    }
+    short, long = (text.format(**told) for text in _PROTOCOLS[settings["eval_resolution"]])
     scales = settings["eval_scales"].split(",")
     views = [f"the scales {', '.join(scales)}"] if [float(scale) for scale in scales] != [1.0] else []
     views += ["mirror images"] if settings["eval_flip"] else []

@@ -231,6 +231,11 @@ def _graph(segmenter: Segmenter, whole: bool, resize: str) -> tuple[nn.Module, T
         raise ValueError(
             f"the processor resizes by {name}; a whole graph does so bilinearly, or with --resize original"
         )
+    if resizes and processor.resize_mode != "squash":
+        raise ValueError(
+            f"the processor keeps the shape of photos (resize_mode {processor.resize_mode}), which a whole graph does "
+            "not; export one without --whole, or with --resize original"
+        )
     size = processor.size if resizes else None
     photos = torch.zeros(2, *_TRACED_SIZE, 3, dtype=torch.uint8)
     return LabelMaps(model, processor, size, model.config.num_labels).eval(), photos
@@ -248,6 +253,7 @@ def _metadata(segmenter: Segmenter, source: str, whole: bool, resize: str) -> di
         "image_std": processor.image_std if processor.do_normalize else None,
         "rescale_factor": processor.rescale_factor if processor.do_rescale else None,
         "size": seen,  # height and width at which the model is meant to see a photo; None is its own
+        "resize_mode": processor.resize_mode if seen else None,  # how it comes to that size
         "provenance": provenance(shareable({"checkpoint": source})["checkpoint"], segmenter.model.load_report.path),
     }
     return {

@@ -21,7 +21,6 @@ from data import SceneParse150
 from data.augmentation.jitter import sample_generator
 from data.augmentation.paper import (
     PaperAugmentation,
-    evaluation_size,
     keep_ratio_size,
     map_levels,
     pad_to,
@@ -107,37 +106,10 @@ def test_the_limits_are_scaled_and_cut_to_whole_pixels_before_the_photo_meets_th
             assert drawn == keep_ratio_size(width, height, limits)
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "expected"),
-    [
-        (683, 512, (512, 704)),
-        (512, 683, (704, 512)),
-        (500, 375, (512, 704)),
-        (640, 480, (512, 704)),
-        (512, 512, (512, 512)),
-        (4000, 500, (256, 2048)),
-        (1, 3000, (2048, 32)),
-    ],
-)
-def test_evaluation_sizes_are_multiples_of_32(width: int, height: int, expected: tuple[int, int]) -> None:
-    assert evaluation_size(width, height) == expected
-
-
-def test_evaluation_rounds_every_side_up_and_by_less_than_a_multiple() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(1000):
-        width, height, multiple = (int(number) for number in (*rng.integers(1, 3000, 2), rng.integers(1, 65)))
-        kept = keep_ratio_size(width, height, (2048, 512))
-        found = evaluation_size(width, height, multiple=multiple)
-        for side, original in zip(found, kept[::-1], strict=True):
-            assert side % multiple == 0
-            assert 0 <= side - original < multiple
-
-
 def test_a_photo_without_pixels_has_no_size() -> None:
     for width, height in ((0, 5), (5, 0), (-1, 5)):
         with pytest.raises(ValueError, match=f"photo is {width} x {height}; both sides must be above 0"):
-            evaluation_size(width, height)
+            keep_ratio_size(width, height, (2048, 512))
 
 
 # Resizing and cropping

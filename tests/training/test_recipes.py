@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import train as training
 from data import SceneParse150
-from data.augmentation.paper import evaluation_size
+from data.augmentation.paper import keep_ratio_size
 from data.batches import collate
 from data.sources.shards import write_shard
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, fullres
@@ -310,7 +311,8 @@ def test_scores_that_keep_the_shape_are_those_of_the_plain_way(
         labels = torch.where(labels == 0, 255, labels - 1)
         probabilities = torch.zeros(150, *labels.shape)
         for number, scale in enumerate(config.scales):
-            height, width = evaluation_size(*image.size, scale=(int(2048 * scale), int(512 * scale)))
+            kept = keep_ratio_size(*image.size, (int(2048 * scale), int(512 * scale)))
+            width, height = (math.ceil(side / 32) * 32 for side in kept)
             small = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
             view = (torch.from_numpy(small).permute(2, 0, 1) / 255 - mean) / std
             for mirrored in (False, True) if flip else (False,):
