@@ -51,7 +51,6 @@ def trainer_run(options: argparse.Namespace, seed: int, folder: str) -> dict[str
     """Train as the guide does, with datasets, the image processor, torchvision's jitter and Trainer."""
     from datasets import load_dataset
     from torchvision.transforms import ColorJitter
-    from transformers import SegformerForSemanticSegmentation, Trainer, TrainingArguments, set_seed
 
     files = {split: [str(rows.path) for rows in open_rows(options.dataset, split)] for split in ("train", "validation")}  # type: ignore[attr-defined]
     rows = load_dataset("parquet", data_files=files, cache_dir=f"{folder}/cache")
@@ -63,44 +62,14 @@ def trainer_run(options: argparse.Namespace, seed: int, folder: str) -> dict[str
         images = [jitter(image.convert("RGB")) if train else image.convert("RGB") for image in examples["image"]]
         return processor(images, examples["annotation"])
 
-    set_seed(seed)
-    model = SegformerForSemanticSegmentation.from_pretrained(
-        options.checkpoint, id2label=ID2LABEL, label2id={name: k for k, name in ID2LABEL.items()}
+    prepared = tuple(
+        rows[split].with_transform(partial(prepare, train=split == "train")) for split in ("train", "validation")
     )
-    arguments = TrainingArguments(
-        output_dir=f"{folder}/theirs",
-        learning_rate=6e-5,
-        max_steps=options.steps,
-        per_device_train_batch_size=2,
-        per_device_eval_batch_size=2,
-        save_total_limit=3,
-        eval_strategy="steps",
-        save_strategy="steps",
-        save_steps=options.eval_steps,
-        eval_steps=options.eval_steps,
-        logging_steps=1,
-        eval_accumulation_steps=5,
-        remove_unused_columns=False,
-        report_to=[],
-        use_cpu=options.device == "cpu",
-        seed=seed,
-    )
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=rows["train"].with_transform(partial(prepare, train=True)),
-        eval_dataset=rows["validation"].with_transform(partial(prepare, train=False)),
-        compute_metrics=compute_metrics,
-    )
+    length, on_cpu = (options.steps, options.eval_steps), options.device == "cpu"
+    trainer = peers.guide_trainer(options.checkpoint, ID2LABEL, prepared, *length, f"{folder}/theirs", seed, on_cpu)
     trainer.train()
     final = next(entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry)
     return {"mean_iou": final["eval_mean_iou"], "eval_loss": final["eval_loss"]}
-
-
-def compute_metrics(prediction: Any) -> dict[str, float]:
-    """The guide's: enlarge all logits, and score with the formula of ``evaluate``."""
-    logits, labels = (torch.from_numpy(np.asarray(values)) for values in prediction)
-    return {"mean_iou": peers.guide_score(logits, labels)}
 
 
 def timed(run: Any, options: argparse.Namespace, seed: int) -> dict[str, float]:

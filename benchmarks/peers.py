@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -184,6 +184,60 @@ def smp_names_in_ours(names: Iterable[str]) -> dict[str, str]:
         start = next(start for start in _SMP_TO_ORIGINAL if name.startswith(start))
         (ours[name],), _ = to_ours({_SMP_TO_ORIGINAL[start] + name.removeprefix(start): torch.empty(0)})
     return ours
+
+
+def guide_trainer(
+    checkpoint: str,
+    id2label: Mapping[int, str],
+    rows: tuple[Any, Any],
+    steps: int,
+    eval_steps: int,
+    output_dir: str | Path,
+    seed: int,
+    on_cpu: bool,
+) -> Any:
+    """Trainer with the guide's settings, for rows to train on and to evaluate on that are prepared as it takes them."""
+    from transformers import SegformerForSemanticSegmentation, Trainer, TrainingArguments, set_seed
+
+    set_seed(seed)
+    model = SegformerForSemanticSegmentation.from_pretrained(
+        checkpoint,
+        id2label=dict(id2label),
+        label2id={name: k for k, name in id2label.items()},
+        ignore_mismatched_sizes=True,
+    )
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        learning_rate=6e-5,
+        max_steps=steps,
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=2,
+        save_total_limit=3,
+        eval_strategy="steps",
+        save_strategy="steps",
+        save_steps=eval_steps,
+        eval_steps=eval_steps,
+        logging_steps=1,
+        eval_accumulation_steps=5,
+        remove_unused_columns=False,
+        report_to=[],
+        use_cpu=on_cpu,
+        seed=seed,
+    )
+    train_rows, eval_rows = rows
+    return Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        compute_metrics=_guide_metrics,
+    )
+
+
+def _guide_metrics(prediction: Any) -> dict[str, float]:
+    """The guide's: enlarge all logits, and score with the formula of ``evaluate``."""
+    logits, labels = (torch.from_numpy(np.asarray(values)) for values in prediction)
+    return {"mean_iou": guide_score(logits, labels)}
 
 
 def plain_loss(logits: Tensor, labels: Tensor) -> Tensor:

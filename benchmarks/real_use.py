@@ -47,14 +47,12 @@ _COLUMNS = ["work", "dtype", "peers_memory", "ms", "peer_ms", "peer_layout", "ra
 
 def parse_arguments() -> argparse.Namespace:
     """What to measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.flags(__doc__, "real_use", repeats=7, on_device=False)
     parser.add_argument("--work", nargs="+", choices=_WORK, default=list(_WORK))
     parser.add_argument("--variant", choices=tuple(VARIANTS), default="b0")
     parser.add_argument("--size", type=int, default=512, help="side of the images in pixels")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--amp", nargs="+", choices=("off", "bf16"), default=["off", "bf16"])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/real_use-NAME.json")
     parser.add_argument("--side", choices=tuple(_SIDES), help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -39,7 +39,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def parse_arguments() -> argparse.Namespace:
     """What to run, and for how long."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = measure.flags(__doc__, "streets")
     parser.add_argument("--dataset", required=True, help="folder with a training and a validation part")
     parser.add_argument(
         "--data", nargs="+", default=[], metavar="NAME=VALUE", help="what train.py has to be told of its labels"
@@ -51,8 +51,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of train.py to change in its runs"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--save", metavar="NAME", help="keep the rows as results/streets-NAME.json")
     return parser.parse_args()
 
 
@@ -129,7 +127,6 @@ class _Rows(Dataset[dict[str, Any]]):
 def trainer_run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Path, list[dict[str, float]]]:
     """Train with Trainer and the guide's settings, for as many steps as the minutes have room for."""
     from torchvision.transforms import ColorJitter
-    from transformers import SegformerForSemanticSegmentation, Trainer, TrainingArguments, set_seed
 
     parts = open_parts(configure("guide", **data_of(options)), decode_photo)
     ImageProcessor(do_reduce_labels=parts.labels.rule.reduce_labels).save_pretrained(folder / "processor")
@@ -137,39 +134,11 @@ def trainer_run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[P
     jitter = ColorJitter(brightness=0.25, contrast=0.25, saturation=0.25, hue=0.1)
     id2label = dict(parts.labels.id2label)
 
+    rows = _Rows(parts.train, processor, jitter), _Rows(parts.evaluation, processor, None)
+
     def run(steps: int, every: int, output: Path) -> Any:
-        set_seed(seed)
-        model = SegformerForSemanticSegmentation.from_pretrained(
-            options.checkpoint,
-            id2label=id2label,
-            label2id={name: k for k, name in id2label.items()},
-            ignore_mismatched_sizes=True,
-        )
-        arguments = TrainingArguments(
-            output_dir=str(output),
-            learning_rate=6e-5,
-            max_steps=steps,
-            per_device_train_batch_size=2,
-            per_device_eval_batch_size=2,
-            save_total_limit=3,
-            eval_strategy="steps",
-            save_strategy="steps",
-            save_steps=every,
-            eval_steps=every,
-            logging_steps=1,
-            eval_accumulation_steps=5,
-            remove_unused_columns=False,
-            report_to=[],
-            use_cpu=options.device == "cpu",
-            seed=seed,
-        )
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=_Rows(parts.train, processor, jitter),
-            eval_dataset=_Rows(parts.evaluation, processor, None),
-            compute_metrics=_compute_metrics,
-        )
+        on_cpu = options.device == "cpu"
+        trainer = peers.guide_trainer(options.checkpoint, id2label, rows, steps, every, output, seed, on_cpu)
         trainer.train()
         return trainer
 
@@ -183,11 +152,6 @@ def trainer_run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[P
     ImageProcessor(do_reduce_labels=parts.labels.rule.reduce_labels).save_pretrained(folder / "model")
     scores = [_point(entry) for entry in trainer.state.log_history if "eval_mean_iou" in entry]
     return folder / "model", scores
-
-
-def _compute_metrics(prediction: Any) -> dict[str, float]:
-    logits, labels = (torch.from_numpy(values) for values in prediction)
-    return {"mean_iou": peers.guide_score(logits, labels)}
 
 
 def score(options: argparse.Namespace, model: Path, folder: Path) -> dict[str, Any]:
