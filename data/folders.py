@@ -30,6 +30,7 @@ from data.decoding import StoredMap, decode_pair
 from data.labels import SCENE_PARSE_LABELS, LabelRule
 from data.layouts import (
     IMAGES,
+    MACHINE_MASKS,
     Files,
     Layout,
     Naming,
@@ -50,6 +51,7 @@ from data.words import counted
 
 ROWS_PER_SHARD = 10_000
 _SCENE_CATEGORIES = "sceneCategories.txt"
+_SUPERVISELY_COLOURS = "obj_class_to_machine_color.json"
 _MOST_PROBLEMS = 10
 
 
@@ -75,7 +77,7 @@ class Folder:
         files = pair_files(place, lossy)
         self._pairs = files.pairs
         self.num_rows = len(self._pairs)
-        self.known = _known(layout, files)
+        self.known = _known(layout, files, place.annotations)
         self.scene_categories, category_of = _read_scene_categories(layout.base / _SCENE_CATEGORIES)
         stems = [unicodedata.normalize("NFC", os.path.splitext(image)[0]) for image, _ in self._pairs]
         self._categories = [category_of.get(stem, category_of.get(os.path.basename(stem))) for stem in stems]
@@ -129,7 +131,7 @@ def folder_splits(root: Path) -> list[str]:
     return list(find_layout(Path(root)).splits)
 
 
-def _known(layout: Layout, files: Files) -> Known:
+def _known(layout: Layout, files: Files, annotations: Path | None) -> Known:
     """What a run says of where photos and label maps lie and how they are called, and what the latter tells."""
     called = files.naming.label.format("...")
     about = layout.about if files.naming == Naming() else f"{layout.about}; label maps are called {called}".lstrip("; ")
@@ -137,7 +139,20 @@ def _known(layout: Layout, files: Files) -> Known:
         return Known(about, CITYSCAPES_NAMES)
     if called.endswith("_labelIds"):
         return Known(f"{about}, whose values stand for the 19 train ids", CITYSCAPES_NAMES, CITYSCAPES_VALUES)
+    if annotations is not None and annotations.name == MACHINE_MASKS:
+        return Known(about, _supervisely_names(layout.base))
     return Known(about)
+
+
+def _supervisely_names(base: Path) -> tuple[str, ...]:
+    """The classes of machine masks, after what has none; nothing where no file tells, or not ids from 1 on."""
+    files = [folder / _SUPERVISELY_COLOURS for folder in (base, base.parent)]
+    file = next((file for file in files if file.is_file()), None)
+    classes = read_classes(file) if file else None
+    by_grey = {grey: name for name, grey in zip(classes.names, classes.colours or (), strict=False)} if classes else {}
+    if set(by_grey) != {(k, k, k) for k in range(1, len(by_grey) + 1)}:
+        return ()
+    return ("background", *(by_grey[k, k, k] for k in range(1, len(by_grey) + 1)))
 
 
 # Reading

@@ -148,6 +148,11 @@ class LabelRule:
             else "0 is a class (--reduce-labels makes it ignored)"
         )
         others = [str(value) for value in self.ignored if value]
+        if self.values == tuple((k + 1, k) for k in range(self.num_labels)):
+            return (
+                f"{count}; 1 to {self.num_labels} stand for them and 0 is refused (--reduce-labels ignores it, "
+                f"--num-labels {self.num_labels + 1} --no-reduce-labels makes it a class)"
+            )
         if self.values:
             known = f"{counted(len(self.values), 'stored value')} for 0 to {self.highest} or what is ignored"
             return f"{count}; {known} (the layout decides, --label-names and --num-labels read them as they are)"

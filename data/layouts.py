@@ -5,6 +5,7 @@ train/images/ train/masks/             the splits above the kinds
 train/ train_labels/                   or trainannot/, train_masks/
 JPEGImages/ SegmentationClass/         with lists in ImageSets/Segmentation/ (Pascal VOC, CVAT)
 leftImg8bit/ gtFine/                   Cityscapes
+img/ masks_machine/                    Supervisely, exported as masks
 0001.jpg 0001_mask.png                 side by side, in one folder or in one for each split
 train.csv, train.txt                   lists of names or of pairs (data/lists.py)
 """
@@ -30,6 +31,7 @@ _MOST_NAMES = 3  # of files in a message
 _MOST_COMPARED = 200  # of label maps, to see how they are called
 
 IMAGES, ANNOTATIONS = "images", "annotations"
+MACHINE_MASKS = "masks_machine"  # of Supervisely
 _IMAGE_FOLDERS = (
     IMAGES, "image", "imgs", "img", "photos", "photo", "jpegimages", "leftimg8bit", "rgb", "inputs", "input",
     "image_2",
@@ -37,7 +39,7 @@ _IMAGE_FOLDERS = (
 _LABEL_FOLDERS = (
     ANNOTATIONS, "annotation", "masks", "mask", "labels", "label", "segmentationclass", "segmentationclassraw",
     "segmentationclasspng", "gtfine", "gtcoarse", "gt", "gts", "ground_truth", "groundtruth", "segmentation",
-    "segmentations", "targets", "target", "label_maps", "labelmaps", "semantic",
+    "segmentations", "targets", "target", "label_maps", "labelmaps", "semantic", MACHINE_MASKS,
 )  # fmt: skip
 _LABEL_FOLDER_OF_SPLIT = ("_labels", "_label", "_masks", "_mask", "_annotations", "_annot", "annot", "_gt", "labels")
 _LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "splits", "")
@@ -115,10 +117,11 @@ def find_layout(root: Path) -> Layout:
     base = _base(root)
     images, labels = _kind(base, _IMAGE_FOLDERS), _kind(base, _LABEL_FOLDERS)
     if images and labels:
-        return _by_kind(base, images, labels)
+        return _by_kind(base, images, _only_label_maps(images, labels))
     for layout in (_by_split(base), _by_pair_lists(base), _side_by_side(images or base)):
         if layout is not None:
             return layout
+    _refuse_supervisely(base)
     missing = IMAGES if images is None else ANNOTATIONS
     raise FileNotFoundError(
         f"{base} has no {missing}/; a folder of images has {IMAGES}/ and {ANNOTATIONS}/, with the same names in both, "
@@ -205,6 +208,33 @@ def _kind(base: Path, names: tuple[str, ...]) -> Path | None:
             "meant cannot be told; move the others elsewhere"
         )
     return filled[0] if filled else found[0]
+
+
+def _only_label_maps(images: Path, labels: Path) -> Path:
+    """The folder of label maps, or the one in it that alone has any, as trimaps/ beside xmls/ (Oxford-IIIT-Pet)."""
+
+    def holds_maps(folder: Path) -> bool:
+        return any(ending(entry.name) in EXACT_ENDINGS for entry in list_folder(folder))
+
+    if holds_maps(labels):
+        return labels
+    inner = [Path(entry) for entry in list_folder(labels) if entry.is_dir() and not split_named(entry.name)]
+    inner = [folder for folder in inner if holds_maps(folder)]
+    return inner[0] if len(inner) == 1 and not (images / inner[0].name).exists() else labels
+
+
+def _refuse_supervisely(base: Path) -> None:
+    """Raise ValueError for a project of Supervisely as it is stored, with what makes label maps of it."""
+    folders = [base, *(Path(entry) for entry in list_folder(base) if entry.is_dir())] if base.is_dir() else []
+    for folder in folders:
+        annotations = folder / "ann"
+        if not ((folder / "img").is_dir() and annotations.is_dir()):
+            continue
+        if any(ending(entry.name) == ".json" for entry in list_folder(annotations)):
+            raise ValueError(
+                f"{annotations} holds Supervisely's JSON and no label maps; export the project there with Export as "
+                f"masks, which writes {MACHINE_MASKS}/ beside img/, and name its folder"
+            )
 
 
 def _by_kind(base: Path, images: Path, labels: Path) -> Layout:

@@ -268,7 +268,7 @@ def _by_value(
             rule = LabelRule(2, False, values=((0, 0), (max(held.values), 1)))
         return Understanding(rule, dict(enumerate(two)))
     if classes is None and flags.num_labels is None:
-        return _as_scene_parse(dataset, held, flags)
+        return _from_one(dataset, held, flags) or _as_scene_parse(dataset, held, flags)
     names = list(classes.names) if classes else [f"LABEL_{k}" for k in range(flags.num_labels or 0)]
     reduced = _is_reduced(dataset, held, classes, names, flags, is_beside)
     if reduced and (_is_void(names[0]) or _is_background(names[0])) and (classes is None or classes.first_id != 1):
@@ -308,6 +308,26 @@ def _are_binary(dataset: SceneParse150, held: Held, classes: Classes | None, fla
             "one class is left and there is nothing to learn"
         )
     return False
+
+
+def _from_one(dataset: SceneParse150, held: Held, flags: Flags) -> Understanding | None:
+    """Classes without names whose values are 1 to n, as in trimaps, and no 0; None where there are others."""
+    values = set(held.values) - {IGNORE_INDEX}
+    count, all_rows = len(values), held.rows >= min(FIRST_ROWS, len(dataset))
+    are_own = 1 < count < _MOST_OWN_VALUES and values == set(range(1, count + 1)) and all_rows
+    if not are_own or flags.reduce_labels is False:
+        return None
+    if flags.reduce_labels:
+        rule = LabelRule(count, True, flags.ignore_index)
+    else:  # and a row further on that holds 0 is refused
+        ignored = IGNORE_INDEX if flags.ignore_index is None else flags.ignore_index
+        rule = LabelRule(count, False, ignored, values=tuple((k + 1, k) for k in range(count)))
+    _check_values(dataset, held, rule)
+    said = (
+        f"nothing names the classes; the label maps hold 1 to {count} in {_first(held.rows)}, and no 0, so these are "
+        f"{count} classes: --label-names names them, in this order"
+    )
+    return Understanding(rule, {k: f"LABEL_{k}" for k in range(count)}, warnings=[said])
 
 
 def _as_scene_parse(dataset: SceneParse150, held: Held, flags: Flags) -> Understanding:

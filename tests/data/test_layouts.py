@@ -11,6 +11,7 @@ from PIL import Image
 
 from data import SceneParse150
 from data.labels import LabelRule
+from data.understanding import Flags, understand
 
 RULE = LabelRule(9, reduce_labels=False, ignore_index=255)
 
@@ -183,3 +184,79 @@ def test_jpeg_masks_in_a_folder_open_by_a_binary_rule_alone(tmp_path: Path) -> N
     root = write(tmp_path, images__a_d_png=50, masks__a_d_jpg=255)
     assert "another form than PNG, BMP or TIFF, which alone keep class ids (a.jpg)" in refusal(root)
     assert np.asarray(SceneParse150(root, "train", LabelRule(2, False, None, True))[0][1]).max() == 1
+
+
+# Oxford-IIIT-Pet
+
+
+def pets(root: Path) -> Path:
+    """The folder as its two archives unpack: trimaps beside boxes and lists."""
+    write(
+        root, images__a_d_png=50, images__b_d_png=60, annotations__trimaps__a_d_png=1, annotations__trimaps__b_d_png=2
+    )
+    lines(root / "annotations/xmls/a.xml", "<annotation/>")
+    lines(root / "annotations/list.txt", "a 1 1 1", "b 1 1 1")
+    (root / "annotations/trimaps/._a.png").write_bytes(b"as macOS writes it")
+    return root
+
+
+def test_trimaps_are_found_in_the_folder_that_alone_has_label_maps(tmp_path: Path) -> None:
+    root = pets(tmp_path)
+    assert found(root) == [(50, 1), (60, 2)]
+    assert SceneParse150(root).about == "photos in images/, label maps in trimaps/"
+    known = understand(SceneParse150(root))
+    assert known.rule == LabelRule(2, False, 255, values=((1, 0), (2, 1)))
+
+
+def test_folders_below_a_split_are_still_the_same_on_both_sides(tmp_path: Path) -> None:
+    assert found(write(tmp_path, images__x__a_d_png=50, masks__x__a_d_png=1)) == [(50, 1)]
+
+
+# Supervisely
+
+
+def supervisely(root: Path, *, masks: bool, folder: str = "ds") -> Path:
+    """A project of two photos, exported with masks or as it is stored."""
+    for number, name in enumerate(("a", "b")):
+        write(root / folder, **{f"img__{name}_d_png": 50 + number})
+        lines(root / folder / f"ann/{name}.png.json", '{"objects": [{"geometryType": "polygon"}]}')
+        if masks:
+            write(root / folder, **{f"masks_machine__{name}_d_png": number + 1, f"masks_human__{name}_d_png": 99})
+    lines(root / "meta.json", '{"classes": [{"title": "car"}, {"title": "person"}]}')
+    return root
+
+
+@pytest.mark.parametrize("below", ["", "ds"])
+def test_a_project_of_supervisely_with_its_masks_is_a_layout(below: str, tmp_path: Path) -> None:
+    root = supervisely(tmp_path, masks=True)
+    lines(root / "obj_class_to_machine_color.json", '{"person": [2, 2, 2], "car": [1, 1, 1]}')
+    assert found(root / below) == [(50, 1), (51, 2)]
+    known = understand(SceneParse150(root / below))
+    assert known.rule == LabelRule(3, False, 255)
+    assert list(known.id2label.values()) == ["background", "car", "person"]
+    reduced = understand(SceneParse150(root / below), Flags(reduce_labels=True))
+    assert (reduced.rule, list(reduced.id2label.values())) == (LabelRule(2), ["car", "person"])
+
+
+def test_splits_of_supervisely_have_their_masks_too(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        supervisely(tmp_path, masks=True, folder=name)
+    assert found(tmp_path, "validation") == [(50, 1), (51, 2)]
+
+
+@pytest.mark.parametrize("text", ['{"car": [1, 1, 1], "person": [7, 7, 7]}', '{"car": [1, 2, 3], "person": [2, 2, 2]}'])
+def test_machine_colours_that_are_no_ids_from_1_on_name_nothing(text: str, tmp_path: Path) -> None:
+    root = supervisely(tmp_path, masks=True)
+    lines(root / "obj_class_to_machine_color.json", text)
+    assert "nothing names the classes" in understand(SceneParse150(root)).warnings[0]
+
+
+@pytest.mark.parametrize("folders", [("ds",), ("one", "two"), ("train", "val")], ids=str)
+def test_a_project_of_supervisely_without_masks_is_refused_with_the_way_to_them(
+    folders: tuple[str, ...], tmp_path: Path
+) -> None:
+    for folder in folders:
+        supervisely(tmp_path, masks=False, folder=folder)
+    said = refusal(tmp_path)
+    assert "holds Supervisely's JSON and no label maps; export the project there with Export as masks, which" in said
+    assert "masks_machine/ beside img/" in said

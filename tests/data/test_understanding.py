@@ -129,7 +129,7 @@ def test_a_value_one_beyond_the_names_is_refused_with_both_ways_out(tmp_path: Pa
     assert "--reduce-labels makes 0 ignored and moves every class down by one; --ignore-index 4 ignores it" in said
 
 
-@pytest.mark.parametrize("held", [(0, 1, 2, 3), (0, 2, 5, 15, 255), (1, 2)])
+@pytest.mark.parametrize("held", [(0, 1, 2, 3), (0, 2, 5, 15, 255), (1, 3), (2, 3)])
 def test_low_values_that_nothing_names_are_not_taken_for_scene_parse_150(held: tuple[int, ...], tmp_path: Path) -> None:
     said = refusal(folder(tmp_path, values(*held)))
     assert "nothing names the classes; give --label-names, or --num-labels" in said
@@ -165,6 +165,34 @@ def test_void_as_the_last_name_is_no_class(tmp_path: Path) -> None:
 def test_a_number_that_contradicts_the_names_is_refused(number: int, tmp_path: Path) -> None:
     said = refusal(folder(tmp_path, values(0, 1)), classes=NAMED, num_labels=number, reduce_labels=False)
     assert f"--num-labels is {number}, but names.txt names 4 classes" in said
+
+
+@pytest.mark.parametrize("held", [(1, 2, 3), (1, 2, 3, 255)])
+def test_trimaps_without_names_are_three_classes_aloud(held: tuple[int, ...], tmp_path: Path) -> None:
+    found = about(folder(tmp_path, values(*held)))
+    assert found.rule == LabelRule(3, False, 255, values=((1, 0), (2, 1), (3, 2)))
+    assert list(found.id2label.values()) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert "1 to 3 stand for them and 0 is refused (--reduce-labels ignores it, --num-labels 4" in found.lines[2]
+    assert found.warnings[0].startswith(
+        "nothing names the classes; the label maps hold 1 to 3 in the first row, and no 0"
+    )
+
+
+def test_trimaps_with_names_are_read_by_them(tmp_path: Path) -> None:
+    found = about(folder(tmp_path, values(1, 2, 3)), classes=Classes("n", ("pet", "ground", "border")))
+    assert (found.rule, found.id2label) == (LabelRule(3, True), {0: "pet", 1: "ground", 2: "border"})
+
+
+def test_a_0_further_on_is_never_ignored_unasked(tmp_path: Path) -> None:
+    maps = [values(1, 2, 3)] * 21
+    maps[9] = values(0, 1)  # the last of the names in order
+    root = folder(tmp_path, *maps)
+    dataset = SceneParse150(root)
+    with pytest.raises(ValueError, match=r"9.png holds 0; its classes are those of its table, 1, 2, 3"):
+        dataset.with_rule(understand(dataset).rule)[20]
+    asked = dataset.with_rule(about(root, reduce_labels=True).rule)
+    assert asked.label_rule == LabelRule(3, True)
+    assert np.asarray(asked[20][1]).tolist() == [[0, 1]]
 
 
 # Masks
