@@ -26,7 +26,6 @@ from segformer.console import counted, one_line, speak_plainly
 from segformer.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME
 from segformer.machine import keep_freed_memory, out_of_memory
 from segformer.pages.photo_page import PagePhoto, PhotoPage
-from segformer.pictures import palette
 from segformer.predictions import (
     Judgement,
     Segmented,
@@ -69,7 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(program, description="Segment photos.")
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTO", help="file, folder, or a glob such as 'trips/**/*.jpg'")
-    add("--checkpoint", help=f"run folder, Hub id or weights file; else {DEFAULT_CHECKPOINT}, or the newest run")
+    add("--checkpoint", help=f"run folder, Hub id, weights file or .onnx; else {DEFAULT_CHECKPOINT}, or the newest run")
     add("--output-dir", type=Path, default=Path("predictions"), help="where results are written")
     add("--opacity", type=float, default=0.5, help="of the colours on the overlay, 0 to 1")
     add("--html", type=Path, help="also write a page to explore, one file that opens anywhere")
@@ -116,7 +115,10 @@ def load_segmenter(options: argparse.Namespace) -> tuple[Segmenter, str]:
 
     def load(source: str) -> tuple[Segmenter, str]:
         made = {"device": options.device, "views": options.views, "batch_size": options.batch_size}
-        return Segmenter.from_pretrained(source, **made), source
+        segmenter = Segmenter.from_pretrained(source, **made)
+        if options.scores and not segmenter.gives_probabilities:
+            raise ValueError(f"--scores: {source} gives label maps and no probabilities; export it without --whole")
+        return segmenter, source
 
     if options.checkpoint is not None:
         return load(options.checkpoint)
@@ -158,7 +160,7 @@ def infer(options: argparse.Namespace, open_truths: OpenTruths | None = None) ->
     turn = nullcontext() if segmenter.device.type == "cpu" else Semaphore(2)  # one prepares while the other computes
     worker = Worker(segmenter, names, folder, options.opacity, options.masks, options.scores, turn, origin)
     labels = list(segmenter.model.config.id2label.values())
-    page = PhotoPage(labels, palette(len(labels), labels), len(photos)) if options.html else None
+    page = PhotoPage(labels, segmenter.colours, len(photos)) if options.html else None
     judged = Judgement(labels)
     results: dict[str, dict[str, Any]] = {}
     failures: list[str] = []

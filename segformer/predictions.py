@@ -30,7 +30,7 @@ from segformer.files import write_atomically
 from segformer.machine import out_of_memory
 from segformer.metrics import ConfusionMatrix, class_table
 from segformer.photos import open_photo
-from segformer.pictures import class_shares, label_map_picture, overlay, palette, tints, with_legend
+from segformer.pictures import class_shares, label_map_picture, overlay, tints, with_legend
 from segformer.segmenter import Prediction, Segmenter
 
 SEGMENTS_NAME = "segments.json"
@@ -217,8 +217,7 @@ class Worker:
 
     def write(self, path: Path, photo: Image.Image, prediction: Prediction) -> Segmented:
         """Write the pictures of one photo."""
-        labels = self.segmenter.model.config.id2label
-        colours = palette(len(labels), labels.values())
+        labels, colours = self.segmenter.model.config.id2label, self.segmenter.colours
         label_map, name = prediction.label_map, self.names[path]
         shares = class_shares(label_map, len(labels))
         pictures = {"labels": f"{name}_labels.png", "overlay": f"{name}_overlay.png"}

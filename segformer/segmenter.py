@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from segformer.model import Segformer
 from segformer.photos import Photo, as_photo
 from segformer.processor import ImageProcessor
 from segformer.views import Box, SlidingLogits, Views, mirrored_logits
+from segformer.weights.graphs import OnnxModel, open_graph
 
 Logits = Tensor | fullres.LogitRows
 Places = tuple[Placement, ...]  # of a photo in each of its views
@@ -74,9 +75,11 @@ class Segmenter:
     weights that are not finite.
     """
 
+    gives_probabilities = True
+
     def __init__(
         self,
-        model: Segformer,
+        model: Segformer | OnnxModel,
         processor: ImageProcessor,
         device: torch.device | str | None = None,
         views: Views | None = None,
@@ -114,10 +117,12 @@ class Segmenter:
         views: Views | None = None,
         batch_size: int | None = None,
     ) -> Segmenter:
-        """Load model and processor from a Hub id or folder, or a weights file with what stands beside it.
+        """Load model and processor from a Hub id or folder, a weights file with what stands beside it, or an ``.onnx``.
 
         Raises ValueError for an encoder without a decoder and for a model of other bands than a photo's.
         """
+        if graph := open_graph(source):
+            return _of_graph(graph, device, views, batch_size)
         model = Segformer.from_pretrained(source, revision=revision, token=token, local_files_only=local_files_only)
         if model.load_report.missing:
             raise ValueError(
@@ -166,9 +171,14 @@ class Segmenter:
     def overlay(self, photo: Photo, opacity: float = 0.5) -> Image.Image:
         """The photo, upright, with every pixel tinted in the colour of its class; ``opacity`` from 0 to 1."""
         upright = as_photo(photo)
-        config = self.model.config
-        colours = pictures.palette(config.num_labels, config.id2label.values())
-        return pictures.overlay(upright, self.label_map(upright), colours, opacity)
+        return pictures.overlay(upright, self.label_map(upright), self.colours, opacity)
+
+    @property
+    def colours(self) -> NDArray[np.uint8]:
+        """A colour for every class, (K, 3): the palette that a graph carries, or that of so many classes."""
+        if isinstance(self.model, OnnxModel):
+            return self.model.palette
+        return pictures.palette(self.model.config.num_labels, self.model.config.id2label.values())
 
     def label_maps(self, photos: Sequence[Photo]) -> list[NDArray[Any]]:
         """The label map of every photo; photos that the model sees at one size run ``batch_size`` at a time."""
@@ -298,6 +308,42 @@ class Segmenter:
                 self.batch_size,
                 self.device,
             )
+
+
+class WholeSegmenter(Segmenter):
+    """A graph that takes photos as they are: it has one view of them, its own, and gives label maps alone."""
+
+    gives_probabilities = False
+
+    def predict(self, photos: Sequence[Photo], probability: bool = False) -> list[Prediction]:
+        """The label map of every photo. Raises ValueError where a probability is asked for."""
+        if probability:
+            raise ValueError(self.no_probabilities)
+        kind = np.min_scalar_type(self.model.config.num_labels - 1)
+        graph = cast(OnnxModel, self.model)
+        return [Prediction(graph.label_map(np.asarray(as_photo(photo))).astype(kind)) for photo in photos]
+
+    def probabilities(self, photo: Photo, classes: Sequence[int | str]) -> NDArray[np.float32]:
+        """Refuse: a label map has none."""
+        raise ValueError(self.no_probabilities)
+
+    @property
+    def no_probabilities(self) -> str:
+        """Why there are none, and what to do."""
+        return f"{self.model.load_report.path} gives label maps and no probabilities; export it without --whole"
+
+
+def _of_graph(
+    graph: OnnxModel, device: torch.device | str | None, views: Views | None, batch_size: int | None
+) -> Segmenter:
+    """The segmenter of a graph, which runs on the CPU."""
+    path = graph.load_report.path
+    if device is not None and str(device).partition(":")[0] != "cpu":
+        raise ValueError(f"device is {str(device)!r}; {path} runs on the CPU here, so leave it out")
+    if graph.takes_photos and views not in (None, Views()):
+        raise ValueError(f"{path} takes photos as they are, in one view; to choose views, export it without --whole")
+    kind = WholeSegmenter if graph.takes_photos else Segmenter
+    return kind(graph, graph.processor, "cpu", views, batch_size)
 
 
 def choose_device(device: torch.device | str | None = None) -> torch.device:

@@ -59,13 +59,17 @@ class Visit:
 
 
 @contextmanager
-def visit(browser: Any, path: Path, width: int = 1440, height: int = 900, **options: Any) -> Iterator[Visit]:
-    """Open a file in a fresh window; every request but that for the file itself is noted and refused."""
+def visit(
+    browser: Any, place: Path | str, width: int = 1440, height: int = 900, beside: tuple[str, ...] = (), **options: Any
+) -> Iterator[Visit]:
+    """Open a file or an address in a fresh window; every request but that for it and what is ``beside`` is refused."""
+    address = place.as_uri() if isinstance(place, Path) else place
+    allowed = {address, *(f"{address.rpartition('/')[0]}/{name}" for name in beside)}
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
     visited = Visit(context.new_page())
 
     def answer(route: Any) -> None:
-        if route.request.url == path.as_uri():
+        if route.request.url in allowed:
             route.continue_()
         else:
             visited.requests.append(route.request.url)
@@ -75,7 +79,7 @@ def visit(browser: Any, path: Path, width: int = 1440, height: int = 900, **opti
     visited.page.on("console", lambda message: visited.complaints.append(message.text))
     visited.page.on("pageerror", lambda error: visited.complaints.append(str(error)))
     try:
-        visited.page.goto(path.as_uri())
+        visited.page.goto(address)
         yield visited
     finally:
         context.close()

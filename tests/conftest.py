@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin slow down every test beside them
 
@@ -17,6 +18,7 @@ from PIL import Image
 from data.classes import ID2LABEL
 from data.sources.shards import write_shard
 from segformer import ImageProcessor, Segformer, SegformerConfig
+from segformer.weights.export import export, made_photo
 
 _ALL_THREADS = torch.get_num_threads()
 torch.set_num_threads(1)  # a layer of a small model is done before a second thread has woken
@@ -119,6 +121,52 @@ def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append({**encoded, "scene_category": 0})
         write_shard(folder / split / "0000.parquet", rows, ["halves"])
     return folder
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small model that sees all its classes in ``made_photo``, to export."""
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        depths=(1, 1, 1, 1),
+        hidden_sizes=(8, 16, 24, 32),
+        num_attention_heads=(1, 2, 3, 4),
+        decoder_hidden_size=16,
+        id2label={0: "벽", 1: "floor", 2: "sky ", 3: "tree", 4: "background"},
+    )
+    model = Segformer(config).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    model.decoder.norm.running_mean.normal_()
+    model.decoder.norm.running_var.uniform_(0.5, 2)
+    processor = ImageProcessor(size=(64, 96), image_mean=(0.4, 0.5, 0.6), image_std=(0.2, 0.3, 0.4))
+    with torch.no_grad():
+        logits = model(processor.image_to_tensor(made_photo())[None])
+        model.decoder.classifier.bias -= logits.mean((0, 2, 3))
+    folder = tmp_path_factory.mktemp("source")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def onnx() -> Any:
+    """The packages that graphs need."""
+    for name in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason=f"no {name}; pip install -e '.[test]'")
+    return pytest.importorskip("onnx", reason="no onnx; pip install -e '.[test]'")
+
+
+@pytest.fixture(scope="session")
+def graph(onnx: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``source`` as a graph from images to logits."""
+    return export(source, tmp_path_factory.mktemp("graph") / "model.onnx").path
+
+
+@pytest.fixture(scope="session")
+def whole(onnx: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``source`` as a graph from photos to label maps."""
+    return export(source, tmp_path_factory.mktemp("whole") / "model.onnx", whole=True).path
 
 
 @pytest.fixture(scope="session")

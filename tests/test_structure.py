@@ -24,13 +24,19 @@ MAY_IMPORT = {
     "data.augmentation": {"data", "data.augmentation"},
     "data.toy": {"data.toy"},
 }
-# The doors in the figure: from_pretrained, save_pretrained and push_to_hub; and the command, which makes pages. What a
+# The doors in the figure: from_pretrained, save_pretrained and push_to_hub; and the commands, which make pages. What a
 # checkpoint knows of its classes may lie on the Hub.
 DOORS = {
     "segformer.model": {"segformer.weights.pretrained", "segformer.weights.publish"},
     "segformer.processor": {"segformer.weights.hub"},
+    "segformer.segmenter": {"segformer.weights.graphs"},
     "segformer.training.recorded": {"segformer.weights.hub"},
-    "segformer.export": {"segformer.weights.export"},
+    "segformer.export": {
+        "segformer.pages.model_page",
+        "segformer.weights.export",
+        "segformer.weights.graphs",
+        "segformer.weights.int8",
+    },
     "segformer.command": {"segformer.pages.photo_page", "segformer.weights.publish"},
 }
 # Commands, which join the two packages as train.py and infer.py do.

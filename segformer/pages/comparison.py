@@ -70,7 +70,7 @@ def render_comparison(runs: Mapping[str, RunRecord]) -> Html:
     )
     curves = {chart.key: readings(chart) for chart in charts}
     data = {"lastStep": last_step, "charts": curves, "sampleSteps": [], "shown": -1, "classes": {}}
-    return render_page(title, body, ["report.css", "comparison.css"], "report.js", data)
+    return render_page(title, body, ["report.css", "comparison.css"], ["report.js"], data)
 
 
 _HEADING = Html('<th scope="col">{text}</th>')

@@ -94,7 +94,7 @@ def render_look(looked: LookedAt) -> Html:
         ),
         classes=_classes(looked, colours),
     )
-    return render_page(f"{looked.title}: a look at the data", body, ["report.css", "look.css"], "look.js", None)
+    return render_page(f"{looked.title}: a look at the data", body, ["report.css", "look.css"], ["look.js"], None)
 
 
 _HEADLINE = Html("<div><dd>{value}</dd><dt>{name}</dt></div>")

@@ -11,8 +11,9 @@ import hashlib
 import html
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from segformer.pictures import label_map_picture
 
 MOST_PIXELS = 512  # widest picture on a page
 _JPEG_QUALITY = 85
+_NO_SOURCES: Mapping[str, str] = MappingProxyType({})
 
 
 class Html(str):
@@ -49,20 +51,31 @@ def asset(name: str) -> Html:
     return Html((resources.files("segformer.pages") / "web" / name).read_text(encoding="utf-8"))
 
 
-def render_page(title: str, body: Html, styles: Sequence[str], script: str, data: Any) -> Html:
-    """A whole page. ``styles`` and ``script`` name files of ``web/``, whose ``data`` is embedded as JSON.
+def render_page(
+    title: str,
+    body: Html,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    data: Any,
+    sources: Mapping[str, str] = _NO_SOURCES,
+) -> Html:
+    """A whole page. ``styles`` and ``scripts`` name files of ``web/``, whose ``data`` is embedded as JSON.
 
-    The style of all pages, ``page.css``, and the script of all, ``page.js``, stand before them.
+    The style of all pages, ``page.css``, and the script of all, ``page.js``, stand before them. ``sources`` are what
+    the page may load beside what stands in it, by directive of its policy.
     """
-    code = joined(asset(name) for name in ("page.js", script))
+    code = joined(asset(name) for name in ("page.js", *scripts))
     digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
+    allowed = {"img-src": "data:", "style-src": "'unsafe-inline'", "script-src": f"'sha256-{digest}'"}
+    allowed |= {name: f"{allowed.get(name, '')} {places}".strip() for name, places in sources.items()}
+    policy = {"default-src": "'none'", **allowed, "base-uri": "'none'", "form-action": "'none'"}
     return asset("page.html").fill(
         title=title,
         style=joined(asset(name) for name in ("page.css", *styles)),
         body=body,
         data=embedded_json(data),
         script=code,
-        script_hash=f"sha256-{digest}",
+        policy="; ".join(f"{name} {places}" for name, places in policy.items()),
     )
 
 

@@ -27,19 +27,17 @@ from segformer.pages.confusion import confusion_section
 from segformer.pages.page import (
     Html,
     asset,
-    colour_code,
     data_uri,
     embedded_json,
     joined,
-    readable_ink,
     render_page,
     swatch,
 )
 from segformer.pages.record import percent_text, score_text
 from segformer.pages.samples import NO_CLASS
-from segformer.pictures import class_shares, is_untinted, label_map_picture, overlay
+from segformer.pages.viewer import MOST_CLASSES, STYLES, class_entries, facts_section, help_dialog, viewer
+from segformer.pictures import class_shares, label_map_picture, overlay
 
-_MOST_CLASSES = 255  # a palette PNG has room for one more, which means none
 _PHOTO_QUALITY, _THUMBNAIL_QUALITY = 85, 70
 _THUMBNAIL_SIZE = (216, 144)
 _SMALLEST_SIDE = 64  # of a picture, however little room there is
@@ -111,10 +109,10 @@ class PhotoPage:
         max_side: int = 1024,
         max_bytes: int = 40_000_000,
     ) -> None:
-        if not 1 <= len(class_names) <= _MOST_CLASSES or colours.shape != (len(class_names), 3):
+        if not 1 <= len(class_names) <= MOST_CLASSES or colours.shape != (len(class_names), 3):
             raise ValueError(
                 f"{len(class_names)} class names and colours of shape {list(colours.shape)}; a page has 1 to "
-                f"{_MOST_CLASSES} classes and a row of 3 for each"
+                f"{MOST_CLASSES} classes and a row of 3 for each"
             )
         if max_side < 1:
             raise ValueError(f"max_side is {max_side}; it must be at least 1")
@@ -164,21 +162,14 @@ class PhotoPage:
         body = asset("photos.html").fill(
             title=title,
             headline=joined(_HEADLINE.fill(name=name, value=value) for name, value in self._headline().items()),
-            orders=joined(_ORDER.fill(value=value, text=text) for value, text in self._orders(judged).items()),
-            photos=joined(self._item(number) for number in order),
-            panes=joined(_PANE.fill(layer=layer, title=text) for layer, text in _PANES.items()),
+            viewer=viewer(self._orders(judged), joined(self._item(number) for number in order)),
             totals=self._totals.section(self.class_names, self.colours, self._entries),
-            facts=_facts(facts),
-            keys=joined(_KEY.fill(keys=keys, does=does) for keys, does in _KEYS.items()),
-            touches=joined(_KEY.fill(keys=keys, does=does) for keys, does in _TOUCHES.items()),
+            facts=facts_section(facts),
+            help=help_dialog(truth=judged),
             pixels=joined(_PIXELS.fill(number=k, pixels=Html(pixels)) for k, pixels in enumerate(self._pixels)),
         )
-        classes = [
-            {"name": name, "colour": colour_code(colour), "ink": readable_ink(colour), "untinted": bool(untinted)}
-            for name, colour, untinted in zip(self.class_names, self.colours, is_untinted(self.colours), strict=True)
-        ]
-        data = {"classes": classes, "photos": self._entries}
-        return render_page(title, body, ["report.css", "photos.css"], "photos.js", data)
+        data = {"classes": class_entries(self.class_names, self.colours), "photos": self._entries}
+        return render_page(title, body, STYLES, ["viewer.js", "photos.js"], data)
 
     def _headline(self) -> dict[str, str]:
         count = {noun(len(self._entries), "photo"): f"{len(self._entries):,}"}
@@ -211,52 +202,12 @@ class PhotoPage:
 
 
 _HEADLINE = Html("<div><dd>{value}</dd><dt>{name}</dt></div>")
-_FACT = Html("<div><dt>{name}</dt><dd>{value}</dd></div>")
-_ORDER = Html('<option value="{value}">{text}</option>')
 _PIXELS = Html('<script type="text/plain" id="pixels-{number}">{pixels}</script>')
 _ITEM = Html("""<li id="photo-{number}"><a href="#photo-{number}"><img src="{thumbnail}" alt="{alt}" loading="lazy">
 {name} <small>{mark}</small></a>
 <p class="found soft">{found}</p></li>""")
 _NAME = Html("<bdi>{name}</bdi>")
 _LONG_NAME = Html('<bdi class="middle"><span>{start}</span><span>{end}</span></bdi>')
-_PANES = {"truth": "Truth", "prediction": "Prediction", "errors": "Errors"}
-_PANE = Html("""<figure class="pane" data-layer="{layer}">
-<div class="frame"><canvas role="img" aria-label="{title}"></canvas>
-<div class="divider" role="slider" tabindex="0" aria-label="Divider between photo and {title}" \
-aria-orientation="horizontal" aria-valuemin="0" aria-valuemax="100" aria-valuenow="50" hidden></div>
-<p class="note" role="status" hidden></p>
-<div class="ring" hidden></div><div class="tag" aria-hidden="true" hidden><b></b> <small></small></div></div>
-<figcaption>{title} <small></small></figcaption>
-</figure>""")
-_KEY = Html("<div><dt>{keys}</dt><dd>{does}</dd></div>")
-_KEYS = {
-    "\N{LEFTWARDS ARROW} \N{RIGHTWARDS ARROW}": "previous and next photo",
-    "1 2 3": "photo, overlay, map",
-    "S": "swipe: photo on the left, classes on the right",
-    "B T P E": "side by side, truth, prediction, errors",
-    "+ \N{MINUS SIGN} 0": "zoom in, zoom out, whole photo; or wheel, pinch, double click",
-    "drag": "move the photo once zoomed in",
-    "Shift + arrows": "move the marker",
-    "Esc": "show all classes again",
-    "?": "this help",
-}
-_TOUCHES = {
-    "tap": "name what is there",
-    "pinch": "zoom in and out",
-    "double tap": "zoom in, or back to the whole photo",
-    "drag": "move the photo once zoomed in",
-    "name of a class": "highlight the class; tap it again to show all",
-    "Swipe": "photo on the left, classes on the right; drag the line",
-    "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK} \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK}": (
-        "previous and next photo"
-    ),
-}
-_FACTS = Html("""<section aria-labelledby="about">
-<h2 id="about">About</h2>
-<dl class="facts">
-{facts}
-</dl>
-</section>""")
 
 
 def _name(name: str) -> Html:
@@ -265,11 +216,6 @@ def _name(name: str) -> Html:
     while cut > _NAME_END and unicodedata.category(name[cut])[0] == "M":  # a mark stays with its letter
         cut -= 1
     return _LONG_NAME.fill(start=name[:cut], end=name[cut:]) if cut > _NAME_END else _NAME.fill(name=name)
-
-
-def _facts(facts: Mapping[str, str]) -> Html:
-    rows = joined(_FACT.fill(name=name, value=value) for name, value in facts.items())
-    return _FACTS.fill(facts=rows) if facts else Html("")
 
 
 # ------------------------------------------------------------------------------------------------- numbers of a photo

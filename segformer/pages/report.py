@@ -96,7 +96,7 @@ def render_report(record: RunRecord) -> Html:
         "shown": shown,
         "classes": {colour_code(colours[k]): name for k, name in enumerate(record.class_names)},
     }
-    return render_page(f"{record.title}: {kind.lower()}", body, ["report.css"], "report.js", data)
+    return render_page(f"{record.title}: {kind.lower()}", body, ["report.css"], ["report.js"], data)
 
 
 _HEADLINE = Html("<div><dd>{value}</dd><dt>{name}</dt></div>")

@@ -1,26 +1,23 @@
 """A model as a graph for other runtimes: ``.onnx``, or ``.pt2`` of torch.export; batch, height and width stay open.
 
 There are two graphs. One takes what a processor makes, images (B, 3, H, W), to logits (B, K, ceil(H/4), ceil(W/4)).
-The ``whole`` one takes photos, (B, H, W, 3) uint8, to label maps (B, H, W): it resizes as the processor does, which is
-as Pillow does, normalises, enlarges the logits to the photo and takes the most likely class; its enlarged logits exist,
-K numbers for every pixel of a photo. Both hold the decoder at half its price, with BatchNorm multiplied in. Names of
-the classes, palette, mean, standard deviation and origin travel along.
+The ``whole`` one takes photos, (B, H, W, 3) uint8, to label maps (B, H, W). Names of the classes, palette, mean,
+standard deviation and origin travel along.
 
 A file is written under another name, read back by the runtime that it is for, and compared with this package's own
-label maps. It appears only where they agree.
+label maps. It appears only where they agree. With ``int8`` a second file is made of it, whose disagreement is measured
+and told, in it and on the console.
 """
 
 from __future__ import annotations
 
-import argparse
-import copy
-import importlib
 import io
 import json
 import logging
-import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,36 +25,32 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from segformer import fullres
-from segformer.console import FlagParser, one_line, speak_plainly
-from segformer.decoder import AllMLPDecoder, fuse
 from segformer.model import Segformer
 from segformer.photos import Photo, as_photo
-from segformer.pictures import palette
-from segformer.processor import ImageProcessor
 from segformer.provenance import provenance
 from segformer.segmenter import Segmenter
 from segformer.views import Views
+from segformer.weights.graphs import INT8, Run, import_needed, metadata, open_session
+from segformer.weights.int8 import Examples, Loss, judge, quantise
 from segformer.weights.publish import shareable
+from segformer.weights.tracing import LabelMaps, graph_of, trace
 
 OPSET = 18  # which every runtime of today reads; later ones bring nothing that this graph has
 LEAST_AGREEMENT = 0.9999  # of pixels; the rest are near ties that rounding decides
 # Where the graph resizes, a level may round to its neighbour: Pillow has weights of 22 bits, and goes down first and
 # then across where its release finds that quicker.
 LEAST_AGREEMENT_RESIZED = 0.999
+LEAST_AGREEMENT_INT8 = 0.9  # with less, it is another model
 METADATA_NAME = "metadata.json"  # in a .pt2
+ENDINGS = (".onnx", ".pt2")
+RESIZES = ("processor", "original")
 
-_NEEDED = ("onnx", "onnxscript", "onnxruntime")
-_ENDINGS = (".onnx", ".pt2")
-_RESIZES = ("processor", "original")
-_TRACED_SIZE = (70, 94)  # no multiples of anything, so that no size is taken for granted
-
-Run = Callable[[NDArray[Any]], NDArray[Any]]
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -85,75 +78,12 @@ class Exported:
     path: Path
     inputs: str
     outputs: str
-    compared: Compared
+    compared: Compared | Loss
 
     def __str__(self) -> str:
         size = self.path.stat().st_size / 2**20
         opset = f", opset {OPSET}" if self.path.suffix == ".onnx" else ""
         return f"{self.path}: {size:.1f} MiB{opset}, {self.inputs} -> {self.outputs}; {self.compared}"
-
-
-class FoldedDecoder(nn.Module):
-    """``AllMLPDecoder`` in eval mode, with all that depends on its weights alone worked out beforehand."""
-
-    def __init__(self, decoder: AllMLPDecoder) -> None:
-        super().__init__()
-        weights, bias = decoder.folded_weights()
-        self.weights = nn.ParameterList(weights)
-        self.bias = nn.Parameter(bias)
-        self.classifier = decoder.classifier
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        return self.classifier(fuse(features, list(self.weights), self.bias).relu())
-
-
-class LabelMaps(nn.Module):
-    """Photos (B, H, W, 3) uint8 -> label maps (B, H, W), uint8 or beyond 256 classes int32.
-
-    ``size`` is the (height, width) at which the model sees them; None leaves them as they are.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, model: nn.Module, processor: ImageProcessor, size: tuple[int, int] | None, num_labels: int):
-        super().__init__()
-        self.model, self.size = model, size
-        self.kind = torch.uint8 if num_labels <= 256 else torch.int32
-        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2))
-        levels = replace(processor, do_resize=False).image_to_tensor(ramp)[:, 0]  # (3, 256)
-        self.register_buffer("shift", levels[:, 0, None, None])
-        self.register_buffer("scale", ((levels[:, 255] - levels[:, 0]) / 255)[:, None, None])
-
-    def forward(self, photos: Tensor) -> Tensor:
-        images = photos.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
-        size = images.shape[-2:]
-        if self.size is not None:
-            images = resize(images, self.size)
-        logits = self.model(images * self.scale + self.shift)
-        enlarged = F.interpolate(logits, size, mode="bilinear", align_corners=False)  # (B, K, H, W)
-        return enlarged.argmax(1).to(self.kind)
-
-
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pillow's bilinear filter, first across and then down, each rounded to whole levels: (B, 3, H, W) -> ``size``.
-
-    Within one level of what Pillow gives. Written as two products with matrices, which every runtime has; not all
-    have a filter that shrinks this way.
-    """
-    across, down = (_filter(length, side) for length, side in zip(images.shape[:1:-1], size[::-1], strict=True))
-    images = (images @ across.T + 0.5).floor()  # (B, 3, H, width)
-    return (down @ images + 0.5).floor()  # (B, 3, height, width)
-
-
-def _filter(length: int, side: int) -> Tensor:
-    """How much each of ``length`` pixels has of each of ``side``: (side, length), rows sum to 1."""
-    places = torch.arange(length) + 0.5
-    length_there = places[-1] + 0.5  # a tensor: the length is open in a graph
-    centres = (2 * torch.arange(side) + 1) * length_there / (2 * side)  # the product is exact
-    reach = (length_there / side).clamp(min=1)
-    weights = (1 - (places - centres[:, None]).abs() / reach).clamp(min=0)
-    return weights / weights.sum(1, keepdim=True)
 
 
 def export(
@@ -163,112 +93,69 @@ def export(
     resize: str = "processor",
     photo: Photo | None = None,
     overwrite: bool = False,
+    compiled: bool = False,
+    int8: Examples | None = None,
 ) -> Exported:
     """Write a model, a Hub id, folder or weights file, as the graph that the ending of ``out`` names.
 
     ``resize`` says at which size the ``whole`` graph sees photos: "processor" or "original". It is compared with the
-    model on ``photo``, or on a made one. Raises ValueError or OSError, and leaves ``out`` as it was, for an encoder
-    without a decoder, for an ``out`` that is there already unless ``overwrite`` is set, for packages that are missing,
-    and where the graph does not agree with the model.
+    model on ``photo``, or on a made one. ``compiled`` makes a ``.pt2`` machine code for a machine like this one;
+    ``int8`` an ``.onnx`` whose products are of 8 bits, measured on those photos. Raises ValueError or OSError, and
+    leaves ``out`` as it was, for an encoder without a decoder, for an ``out`` that is there already unless
+    ``overwrite`` is set, for packages that are missing, and where the graph does not agree with the model.
     """
     path = Path(out)
-    _check_out(path, overwrite)
+    check_out(path, overwrite)
     if path.suffix == ".onnx":
-        _check_packages()
+        for name in _PACKAGES:
+            import_needed(name, "a graph in .onnx", _PACKAGES)
     segmenter = Segmenter.from_pretrained(source, "cpu", views=Views(resize=resize))
-    graph, example = _graph(segmenter, whole, resize)
-    told = _metadata(segmenter, str(source), whole, resize)
+    if not isinstance(segmenter.model, Segformer):
+        raise ValueError(f"{source} is a graph already; export the run or checkpoint that it was made from")
+    graph, example = graph_of(segmenter.model, segmenter.processor, whole, resize)
+    origin = provenance(shareable({"checkpoint": str(source)})["checkpoint"], segmenter.model.load_report.path)
+    told = metadata(segmenter.model.config, segmenter.processor, whole, resize, origin)
     picture = made_photo() if photo is None else as_photo(photo)
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished = path.with_name(f"{path.stem}.unfinished{path.suffix}")
+    compared: Compared | Loss
     try:
-        run = _WRITERS[path.suffix](graph, example, told, unfinished)
+        write = _write_compiled if compiled else {".onnx": _write_onnx, ".pt2": _write_pt2}[path.suffix]
+        run = write(graph, example, told, unfinished)
         compared = _compare(run, segmenter, picture, whole)
         resizes = isinstance(graph, LabelMaps) and graph.size is not None
-        least = LEAST_AGREEMENT_RESIZED if resizes else LEAST_AGREEMENT
-        if compared.agreement < least:
-            raise ValueError(
-                f"{path} was not written, for {compared}; at least {least:.2%} must. Try --photo with one of "
-                "the kind that it was trained on"
-            )
+        _check_agreement(path, compared, LEAST_AGREEMENT_RESIZED if resizes else LEAST_AGREEMENT)
+        if int8 is not None:
+            compared = _write_int8(segmenter, told, unfinished, int8)
+            _check_agreement(path, compared, LEAST_AGREEMENT_INT8)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     return Exported(path, told["input"], told["output"], compared)
 
 
-def _check_out(path: Path, overwrite: bool) -> None:
-    if path.suffix not in _ENDINGS:
-        raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; a graph is a file in {' or '.join(_ENDINGS)}")
+def check_out(path: Path, overwrite: bool) -> None:
+    """Raise ValueError or FileNotFoundError for a place that takes no graph."""
+    if path.suffix not in ENDINGS:
+        raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; a graph is a file in {' or '.join(ENDINGS)}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} is there already; pass --overwrite, or name another file")
+    check_parent(path)
+
+
+def check_parent(path: Path) -> None:
+    """Raise FileNotFoundError where there is no folder to write to."""
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"no folder {path.absolute().parent} to write {path.name} to; make it first")
 
 
-def _check_packages() -> None:
-    for name in _NEEDED:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ValueError(
-                f"a graph in .onnx needs {name}, which is not there ({error}); pip install {' '.join(_NEEDED)}"
-            ) from error
-
-
-def _graph(segmenter: Segmenter, whole: bool, resize: str) -> tuple[nn.Module, Tensor]:
-    """The module to write, and what it is traced with."""
-    model: Segformer = copy.deepcopy(segmenter.model)
-    with torch.no_grad():
-        model.decoder = cast(AllMLPDecoder, FoldedDecoder(model.decoder))
-    if not whole:
-        return model.eval(), torch.zeros(2, 3, *_TRACED_SIZE)
-    processor = segmenter.processor
-    resizes = processor.do_resize and resize == "processor"
-    if resizes and processor.resample != Image.Resampling.BILINEAR:
-        name = Image.Resampling(processor.resample).name.lower()
+def _check_agreement(path: Path, compared: Compared | Loss, least: float) -> None:
+    if compared.agreement < least:
         raise ValueError(
-            f"the processor resizes by {name}; a whole graph does so bilinearly, or with --resize original"
+            f"{path} was not written, for {compared}; at least {least:.2%} must. Try it with photos of the kind that "
+            "the model was trained on"
         )
-    if resizes and processor.resize_mode != "squash":
-        raise ValueError(
-            f"the processor keeps the shape of photos (resize_mode {processor.resize_mode}), which a whole graph does "
-            "not; export one without --whole, or with --resize original"
-        )
-    size = processor.size if resizes else None
-    photos = torch.zeros(2, *_TRACED_SIZE, 3, dtype=torch.uint8)
-    return LabelMaps(model, processor, size, model.config.num_labels).eval(), photos
-
-
-def _metadata(segmenter: Segmenter, source: str, whole: bool, resize: str) -> dict[str, str]:
-    """What travels with a graph; all but input and output is JSON."""
-    config, processor = segmenter.model.config, segmenter.processor
-    seen = list(processor.size) if processor.do_resize and (not whole or resize == "processor") else None
-    ids = "uint8" if config.num_labels <= 256 else "int32"
-    told = {
-        "id2label": config.id2label,
-        "palette": palette(config.num_labels).tolist(),
-        "image_mean": processor.image_mean if processor.do_normalize else None,
-        "image_std": processor.image_std if processor.do_normalize else None,
-        "rescale_factor": processor.rescale_factor if processor.do_rescale else None,
-        "size": seen,  # height and width at which the model is meant to see a photo; None is its own
-        "resize_mode": processor.resize_mode if seen else None,  # how it comes to that size
-        "provenance": provenance(shareable({"checkpoint": source})["checkpoint"], segmenter.model.load_report.path),
-    }
-    return {
-        "input": "photos (batch, height, width, 3) uint8" if whole else "images (batch, 3, height, width) float32",
-        "output": f"label_maps (batch, height, width) {ids}" if whole else "logits (batch, classes, height/4, width/4)",
-        **{name: json.dumps(value) for name, value in told.items()},
-    }
-
-
-def _trace(graph: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    """The graph with the axes of batch, height and width left open."""
-    first = 2 if example.shape[1] == 3 else 1
-    axes = dict.fromkeys((0, first, first + 1), torch.export.Dim.DYNAMIC)
-    with torch.no_grad():
-        return torch.export.export(graph, (example,), dynamic_shapes=(axes,), strict=False)
 
 
 def _write_onnx(graph: nn.Module, example: Tensor, told: dict[str, str], path: Path) -> Run:
@@ -277,7 +164,7 @@ def _write_onnx(graph: nn.Module, example: Tensor, told: dict[str, str], path: P
     settings: dict[str, Any] = {"dynamo": True, "opset_version": OPSET, "verbose": False}
     with _quiet():
         program = torch.onnx.export(
-            _trace(graph, example), (example,), input_names=[source], output_names=[result], **settings
+            trace(graph, example), (example,), input_names=[source], output_names=[result], **settings
         )
     proto = cast(torch.onnx.ONNXProgram, program).model_proto
     grid = ("rows", "columns") if result == "logits" else ("height", "width")
@@ -286,22 +173,76 @@ def _write_onnx(graph: nn.Module, example: Tensor, told: dict[str, str], path: P
         for axis, name in zip(open_axes, ("batch", *names), strict=True):  # strict: none has been fixed
             axis.dim_param = name
     del proto.graph.value_info[:]  # of what lies between, in other names
+    _fold_axes(proto.graph)
+    return _save_onnx(proto, told, path)
+
+
+def _fold_axes(graph: Any) -> None:
+    """Give weights the axes of a convolution that a node would add to them each time, so that they lie ready."""
+    held = {each.name: each for each in graph.initializer}
+    users = Counter(name for node in graph.node for name in node.input)
+    renamed: dict[str, str] = {}
+    for node in [each for each in graph.node if each.op_type == "Unsqueeze"]:
+        name, axes = node.input
+        if name in held and axes in held and users[name] == 1:
+            shape = np.empty(list(held[name].dims), np.bool_)
+            axes = import_needed("onnx.numpy_helper", "a graph in .onnx", _PACKAGES).to_array(held[axes])
+            held[name].dims[:] = np.expand_dims(shape, tuple(axes)).shape
+            renamed[node.output[0]] = name
+            graph.node.remove(node)
+            users.update({node.input[1]: -1})
+    for name in [each for each in held if users[each] == 0]:
+        graph.initializer.remove(held[name])
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+
+
+def _save_onnx(proto: Any, told: dict[str, str], path: Path) -> Run:
+    """Write a graph with what it is told; what runs it."""
+    source = proto.graph.input[0].name
+    del proto.metadata_props[:]
     for name, text in told.items():
         proto.metadata_props.add(key=name, value=text)
     _save(path, proto.SerializeToString())
-    session = importlib.import_module("onnxruntime").InferenceSession(
-        path.read_bytes(), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(path.read_bytes(), path)
     return lambda values: session.run(None, {source: values})[0]
+
+
+def _write_int8(segmenter: Segmenter, told: dict[str, str], path: Path, examples: Examples) -> Loss:
+    """Put a quantised graph in the place of the one in ``path``; what it lost."""
+    with _quiet():
+        proto = quantise(path)
+    _save_onnx(proto, told, path)
+    with _quiet():
+        loss = judge(Segmenter.from_pretrained(path), segmenter, examples)
+    _save_onnx(proto, told | {INT8: json.dumps(loss.to_dict())}, path)
+    return loss
 
 
 def _write_pt2(graph: nn.Module, example: Tensor, told: dict[str, str], path: Path) -> Run:
     """Write the graph as torch.export does; what runs it."""
     written = io.BytesIO()
     with _quiet():
-        torch.export.save(_trace(graph, example), written, extra_files={METADATA_NAME: json.dumps(told)})
+        torch.export.save(trace(graph, example), written, extra_files={METADATA_NAME: json.dumps(told)})
         _save(path, written.getvalue())
         module = torch.export.load(io.BytesIO(path.read_bytes())).module()
+    return lambda values: cast(Tensor, module(torch.from_numpy(values))).numpy()
+
+
+def _write_compiled(graph: nn.Module, example: Tensor, told: dict[str, str], path: Path) -> Run:
+    """Write the graph as machine code, which AOTInductor makes; what runs it."""
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / path.name
+        try:
+            torch._inductor.aoti_compile_and_package(
+                trace(graph, example),
+                package_path=str(package),
+                inductor_configs={"aot_inductor.metadata": told},
+            )
+        except RuntimeError as error:  # a compiler that is missing or says no
+            raise ValueError(f"{path.name} was not compiled: {str(error).strip().splitlines()[0]}") from error
+        _save(path, package.read_bytes())
+        module = torch._inductor.aoti_load_package(str(path))
     return lambda values: cast(Tensor, module(torch.from_numpy(values))).numpy()
 
 
@@ -315,11 +256,8 @@ def _save(path: Path, content: bytes) -> None:
         ) from error
 
 
-_WRITERS = {".onnx": _write_onnx, ".pt2": _write_pt2}
-
-
 @contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """Without what exporters say of their own passes."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -359,31 +297,3 @@ def made_photo(width: int = 400, height: int = 300) -> Image.Image:
     waves = [np.sin(x / (17 + 20 * c) + c) * np.cos(y / (31 - 7 * c)) for c in range(3)]
     noise = np.random.default_rng(0).normal(0, 6, (height, width, 3))
     return Image.fromarray((128 + 100 * np.stack(waves, -1) + noise).clip(0, 255).astype(np.uint8))
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line: which model, to which file, and as which graph."""
-    parser = FlagParser(prog="python -m segformer.export", description="Write a model as a graph for other runtimes.")
-    add = parser.add_argument
-    add("source", metavar="RUN", help="run folder, Hub id or weights file")
-    add("out", metavar="OUT", type=Path, help="file in .onnx, or in .pt2 for torch.export")
-    add("--whole", action="store_true", help="from uint8 photos (B, H, W, 3) to label maps (B, H, W)")
-    add("--resize", choices=_RESIZES, default="processor", help="at which size a whole graph sees photos")
-    add("--photo", help="compare graph and model on this photo; else on a made one")
-    add("--overwrite", action="store_true", help="replace OUT if it is there")
-    options = parser.parse_args(arguments)
-    if options.resize != "processor" and not options.whole:
-        parser.error("--resize says how a whole graph sees photos; pass --whole, too")
-    return options
-
-
-def main() -> int:
-    """Run from the command line; what cannot be written is told in one line."""
-    speak_plainly()
-    options = parse_arguments()
-    try:
-        print(export(options.source, options.out, options.whole, options.resize, options.photo, options.overwrite))
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
-        return 1
-    return 0

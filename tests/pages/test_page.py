@@ -35,7 +35,7 @@ WEB = resources.files("segformer.pages") / "web"
 
 
 def page_of(title: str = "a title", body: Html = Html("<p>text</p>"), data: object = None) -> Html:  # noqa: B008
-    return render_page(title, body, ["report.css"], "report.js", data)
+    return render_page(title, body, ["report.css"], ["report.js"], data)
 
 
 def opened(uri: str) -> Image.Image:

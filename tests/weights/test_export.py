@@ -16,57 +16,19 @@ import pytest
 import torch
 from PIL import Image
 
-from segformer import ImageProcessor, Segformer, SegformerConfig, fullres
+from data import SceneParse150
+from segformer import ConfusionMatrix, ImageProcessor, Segformer, Segmenter, fullres
+from segformer.export import parse_arguments
+from segformer.export import run as export_command
 from segformer.pictures import palette
-from segformer.weights.export import METADATA_NAME, OPSET, FoldedDecoder, export, made_photo, resize
+from segformer.weights.export import METADATA_NAME, OPSET, export, made_photo
+from segformer.weights.int8 import Examples
+from segformer.weights.tracing import FoldedDecoder, resize
 
 pytestmark = pytest.mark.slow  # an export takes most of a minute
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PHOTO_SIZES = [(40, 64), (130, 77), (64, 96), (301, 250)]  # width, height; the model sees 96 x 64
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model that sees all its classes in ``made_photo``."""
-    torch.manual_seed(0)
-    config = SegformerConfig(
-        depths=(1, 1, 1, 1),
-        hidden_sizes=(8, 16, 24, 32),
-        num_attention_heads=(1, 2, 3, 4),
-        decoder_hidden_size=16,
-        id2label={0: "벽", 1: "floor", 2: "sky ", 3: "tree", 4: "lamp"},
-    )
-    model = Segformer(config).eval()
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.2)
-    model.decoder.norm.running_mean.normal_()
-    model.decoder.norm.running_var.uniform_(0.5, 2)
-    processor = ImageProcessor(size=(64, 96), image_mean=(0.4, 0.5, 0.6), image_std=(0.2, 0.3, 0.4))
-    with torch.no_grad():
-        logits = model(processor.image_to_tensor(made_photo())[None])
-        model.decoder.classifier.bias -= logits.mean((0, 2, 3))
-    folder = tmp_path_factory.mktemp("source")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def onnx() -> Any:
-    for name in ("onnxscript", "onnxruntime"):
-        pytest.importorskip(name, reason=f"no {name}; pip install -e '.[test]'")
-    return pytest.importorskip("onnx", reason="no onnx; pip install -e '.[test]'")
-
-
-@pytest.fixture(scope="module")
-def graph(onnx: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(source, tmp_path_factory.mktemp("graph") / "model.onnx").path
-
-
-@pytest.fixture(scope="module")
-def whole(onnx: Any, source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(source, tmp_path_factory.mktemp("whole") / "model.onnx", whole=True).path
 
 
 def run(path: Path, values: np.ndarray) -> np.ndarray:
@@ -121,8 +83,9 @@ def test_the_graphs_say_what_goes_in_and_out_by_name(graph: Path, whole: Path, o
 
 def test_what_a_label_means_and_how_photos_are_prepared_travels_along(graph: Path, onnx: Any) -> None:
     told = {each.key: each.value for each in onnx.load(graph).metadata_props}
-    assert json.loads(told["id2label"]) == {"0": "벽", "1": "floor", "2": "sky ", "3": "tree", "4": "lamp"}
-    assert json.loads(told["palette"]) == palette(5).tolist()
+    assert json.loads(told["id2label"]) == {"0": "벽", "1": "floor", "2": "sky ", "3": "tree", "4": "background"}
+    names = ["벽", "floor", "sky ", "tree", "background"]
+    assert json.loads(told["palette"]) == palette(5, names).tolist() != palette(5).tolist()
     assert json.loads(told["image_mean"]) == [0.4, 0.5, 0.6]
     assert json.loads(told["image_std"]) == [0.2, 0.3, 0.4]
     assert json.loads(told["size"]) == [64, 96]
@@ -184,6 +147,7 @@ def test_an_encoder_without_a_decoder_is_refused(source: Path, tmp_path: Path) -
     [
         ("model.tflite", r"ends in .tflite; a graph is a file in .onnx or .pt2"),
         ("model", r"ends in nothing"),
+        ("model.v2", r"ends in \.v2"),
         ("gone/model.pt2", r"no folder .*gone to write model.pt2 to"),
         ("folder.pt2", r"is a folder; name a file"),
     ],
@@ -245,3 +209,129 @@ def test_the_command_tells_what_it_cannot_do_in_one_line(tmp_path: Path) -> None
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: no config.json in ")
+
+
+def test_compiled_code_is_the_model_for_every_size_and_carries_its_names(source: Path, tmp_path: Path) -> None:
+    done = export(source, tmp_path / "model.pt2", compiled=True)
+    assert done.compared.agreement >= 0.9999
+    module = torch._inductor.aoti_load_package(str(done.path))
+    assert json.loads(module.get_metadata()["id2label"])["0"] == "벽"
+    model = Segformer.from_pretrained(source)
+    for shape in [(1, 3, 64, 64), (3, 3, 33, 129)]:
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            torch.testing.assert_close(module(images), model(images), rtol=1e-5, atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.onnx", "--compile"], "--compile goes with an OUT that is .pt2, and model.onnx is not"),
+        (["model.pt2", "--int8", "photos"], "--int8 goes with an OUT that is .onnx or a folder, and model.pt2 is not"),
+        (["model.onnx", "--runtime", "dist"], "--runtime goes with an OUT that is a folder, and model.onnx is not"),
+        (["site/", "--whole"], "--whole goes with an OUT that is .onnx or .pt2, and site/ is not"),
+        (["site.v2/", "--compile"], "--compile goes with an OUT that is .pt2, and site.v2/ is not"),
+        (["model.onnx", "--resize", "original"], "--resize says how a whole graph sees photos"),
+        (["model.onnx", "--annotations", "maps"], "--annotations says what --int8 costs; pass --int8, too"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["runs/toy-1", *words])
+    assert message in capsys.readouterr().err
+
+
+# 8 bits
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Path:
+    """Photos, and label maps that are what the model sees: in mean IoU, the truth."""
+    folder = tmp_path_factory.mktemp("examples")
+    segmenter = Segmenter.from_pretrained(source, "cpu")
+    for name in ("images", "annotations"):
+        (folder / name).mkdir()
+    for k, size in enumerate(PHOTO_SIZES):
+        photo_of(*size).save(folder / f"images/{k}.png")
+        Image.fromarray(segmenter.label_map(photo_of(*size)) + np.uint8(1)).save(folder / f"annotations/{k}.png")
+    return folder
+
+
+def test_eight_bits_are_a_fraction_of_the_size_and_say_what_they_cost(
+    onnx: Any, source: Path, graph: Path, examples: Path, tmp_path: Path
+) -> None:
+    words = [str(source), str(tmp_path / "int8.onnx"), "--int8", str(examples / "images")]
+    said = export_command(parse_arguments([*words, "--annotations", str(examples / "annotations")]))
+    quantised, model = (Segmenter.from_pretrained(each) for each in (tmp_path / "int8.onnx", source))
+    told = json.loads({each.key: each.value for each in onnx.load(tmp_path / "int8.onnx").metadata_props}["int8"])
+    maps = [(quantised.label_map(photo_of(*size)), model.label_map(photo_of(*size))) for size in PHOTO_SIZES]
+    equal, pixels = sum(int((a == b).sum()) for a, b in maps), sum(a.size for a, _ in maps)
+    assert (told["photos"], told["scored_photos"], told["pixels"]) == (len(PHOTO_SIZES), len(PHOTO_SIZES), pixels)
+    assert told["agreement"] == pytest.approx(equal / pixels)
+    assert 0.9 <= told["agreement"] < 1
+    matrix = ConfusionMatrix(5)
+    for found, truth in maps:
+        matrix.update(found, truth)
+    assert told["mean_iou"] == 1
+    assert told["mean_iou_int8"] == pytest.approx(matrix.scores().mean_iou)
+    assert f"agree on {equal / pixels:.2%} of {pixels:,} pixels of 4 photos; mean IoU is " in said
+    kinds = [{each.op_type for each in onnx.load(path).graph.node} for path in (graph, tmp_path / "int8.onnx")]
+    assert "Conv" in kinds[0]
+    assert {"ConvInteger"} <= kinds[1]
+    assert "Conv" not in kinds[1]
+
+
+def test_a_whole_graph_of_eight_bits_resizes_as_before(onnx: Any, source: Path, examples: Path, tmp_path: Path) -> None:
+    done = export(source, tmp_path / "int8.onnx", whole=True, int8=Examples.of_folder(examples / "images"))
+    assert 0.9 <= done.compared.agreement < 1
+    assert {each.op_type for each in onnx.load(done.path).graph.node} >= {"MatMul", "ConvInteger"}
+
+
+def test_eight_bits_that_are_another_model_are_not_written(
+    onnx: Any, source: Path, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxruntime import quantization
+
+    def spoilt(given: Path, out: Path, **_: Any) -> None:
+        proto = onnx.load(given)
+        bias = next(each for each in proto.graph.initializer if list(each.dims) == [5])  # of the classifier
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.float32([99, 0, 0, 0, 0]), bias.name))
+        onnx.save(proto, out)
+
+    monkeypatch.setattr(quantization, "quantize_dynamic", spoilt)
+    with pytest.raises(ValueError, match=r"was not written, for label maps of 8 and 32 bits agree on .*90.00% must"):
+        export(source, tmp_path / "int8.onnx", int8=Examples.of_folder(examples / "images"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_photos_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, message in (("empty", "no photo in"), ("gone", "--int8 .*gone is no folder; name one of photos")):
+        words = ["no-such/model", str(tmp_path / "int8.onnx"), "--int8", str(tmp_path / folder)]
+        with pytest.raises(FileNotFoundError, match=message):
+            export_command(parse_arguments(words))
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_weights_lie_ready_in_the_graph(graph: Path, onnx: Any) -> None:
+    proto = onnx.load(graph)
+    held = {each.name for each in proto.graph.initializer}
+    convolutions = [node for node in proto.graph.node if node.op_type == "Conv"]
+    assert convolutions
+    assert [node.input[1] for node in convolutions if node.input[1] not in held] == []
+    used = {name for node in proto.graph.node for name in node.input}
+    assert held <= used
+
+
+@pytest.mark.real_data
+def test_eight_bits_of_the_real_model_keep_most_pixels(
+    onnx: Any, ade_checkpoint: Path, real_shards: Path, tmp_path: Path
+) -> None:
+    scenes = SceneParse150(str(real_shards), "validation")
+    for k in range(len(scenes)):
+        scenes[k][0].save(tmp_path / f"{k}.png")
+    done = export(ade_checkpoint, tmp_path / "int8.onnx", int8=Examples.of_folder(tmp_path))
+    assert done.compared.agreement >= 0.98
