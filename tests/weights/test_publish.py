@@ -35,6 +35,7 @@ RUN = MODEL | {
     "README.md",
     "eval_results.json",
     "classes.csv",
+    "confusion.csv",
     "log.jsonl",
     "samples.png",
     "report.html",
