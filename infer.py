@@ -62,7 +62,7 @@ class Truths:
             return None
         stored = (done.path.read_bytes(), path.read_bytes())
         _, label_map = decode_pair(*stored, str(path), self.rule, lambda *_: done.photo)
-        raw = np.asarray(label_map)
+        raw = np.array(label_map)  # of its own, as torch warns of what cannot be written
         if not self.is_known and set(np.unique(raw)) == {0, IGNORE_INDEX}:
             raise ValueError(f"{path} holds 0 and 255 alone; if 255 is the object, give --binary-masks")
         return np.where(raw == IGNORE_INDEX, raw, raw - np.uint8(1)) if self.rule.reduce_labels else raw  # 0 wraps

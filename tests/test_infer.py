@@ -792,6 +792,7 @@ def test_truths_are_read_as_training_read_them_and_scored_without_a_page(
     assert f"mean IoU {matrix.scores().mean_iou:.4f} over 2 photos" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("error:The given NumPy array is not writable")
 def test_the_page_scores_truths_by_the_same_rule(binary_run: Path, photos: Path, tmp_path: Path) -> None:
     annotated(tmp_path / "masks", photos)
     words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
