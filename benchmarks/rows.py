@@ -336,7 +336,7 @@ def data_path(scope: Scope, path: str) -> dict[str, Any]:
     processor = ImageProcessor(size=(scope.size, scope.size))
     prepare = {
         "as the guide": Resized(processor, ColorJitter(), 42),
-        "on-device": Unprocessed(processor.size),
+        "on-device": Unprocessed(processor),
         "paper": for_training(processor, "paper", 42),
     }[path]
     workers = count_workers(None, torch.device("cuda"))

@@ -824,7 +824,10 @@ def test_the_rule_of_the_labels_travels_with_the_model(binary_run: Path, photos:
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     replace(ImageProcessor.from_pretrained(binary_run), label_rule=rule).save_pretrained(binary_run)
     assert said == infer(parse_arguments(words)) == []
-    assert json.loads((tmp_path / "out/scores.json").read_text()) == scores
+    again = json.loads((tmp_path / "out/scores.json").read_text())
+    for told in (scores, again):
+        del told["provenance"]["date"]
+    assert again == scores
 
 
 def test_masks_are_not_said_to_be_binary_where_they_are_not_or_nothing_is_read(
