@@ -52,7 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     kind = "page" if options.is_page else path.suffix
     for flag, given, kinds in (
         ("--compile", options.compile, (".pt2",)),
-        ("--int8", options.int8, (".onnx", "page")),
+        ("--int8", options.int8, (".onnx",)),
         ("--runtime", options.runtime, ("page",)),
         ("--whole", options.whole, ENDINGS),
     ):
@@ -71,18 +71,18 @@ def export_page(
     folder: str | Path,
     runtime: str | Path | None = None,
     overwrite: bool = False,
-    int8: Examples | None = None,
-    photo: Path | None = None,
+    photo: str | Path | None = None,
 ) -> Exported:
     """Write a folder with a page that segments photos in a browser, and the graph in it as a file of its own.
 
+    The graph is of 32 bits: of 8, a browser and Python would round differently, and one pixel in a hundred turn over.
     ``runtime`` is a folder with onnxruntime-web's files; left out, that of an npm package within reach. Raises
     ValueError or OSError, and leaves ``folder`` as it was, where that or ``export`` fails.
     """
     found = find_runtime(None if runtime is None else Path(runtime))
     with page_folder(Path(folder), overwrite) as unfinished:
         graph = unfinished / MODEL_NAME
-        done = export(source, graph, int8=int8, photo=photo)
+        done = export(source, graph, photo=photo)
         segmenter = Segmenter.from_pretrained(graph)
         origin = cast(OnnxModel, segmenter.model).provenance
         facts = told_of(origin) | {
@@ -120,14 +120,12 @@ def examples_of(options: argparse.Namespace) -> Examples | None:
 
 def run(options: argparse.Namespace) -> str:
     """Write what is asked for; what to say of it."""
-    examples = examples_of(options)
     if options.is_page:
-        given = (options.runtime, options.overwrite, examples, options.photo)
-        done = export_page(options.source, options.out, *given)
+        done = export_page(options.source, options.out, options.runtime, options.overwrite, options.photo)
         page = done.path.with_name("index.html")
         return f"{done}\n{page}: opens in a browser, from the disk or any web server"
     whole = (options.whole, options.resize, options.photo, options.overwrite)
-    return str(export(options.source, options.out, *whole, options.compile, examples))
+    return str(export(options.source, options.out, *whole, options.compile, examples_of(options)))
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ import infer
 import train
 from benchmarks import tables
 from data import folders, look
+from segformer import export
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,6 +67,7 @@ PARSERS = {
     "python infer.py": infer.parse_arguments,
     "python -m data.folders": folders.parse_arguments,
     "python -m data.look": look.parse_arguments,
+    "python -m segformer.export": export.parse_arguments,
 }
 
 
@@ -147,11 +149,12 @@ def _inside(owner: object, name: str) -> object:
 def test_flags_on_the_page_exist(page: Path) -> None:
     known = {"--" + name.replace("_", "-") for name in train.TrainConfig.__dataclass_fields__}
     known |= {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--no-reduce-labels", "--config"}
-    known |= set(re.findall(r"add\(\"(--[a-z-]+)", (ROOT / "segformer/command.py").read_text(encoding="utf-8")))
+    for command in ("segformer/command.py", "segformer/export.py"):
+        known |= set(re.findall(r"add\(\"(--[a-z0-9-]+)", (ROOT / command).read_text(encoding="utf-8")))
     known |= set(
         re.findall(r"add_argument\(\s*\"(--[a-z-]+)", (ROOT / "benchmarks/throughput.py").read_text(encoding="utf-8"))
     )
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8"))) <= known
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text(encoding="utf-8"))) <= known
 
 
 def test_the_readme_names_the_files_of_the_figure_in_order() -> None:

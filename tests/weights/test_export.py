@@ -228,7 +228,8 @@ def test_compiled_code_is_the_model_for_every_size_and_carries_its_names(source:
     ("words", "message"),
     [
         (["model.onnx", "--compile"], "--compile goes with an OUT that is .pt2, and model.onnx is not"),
-        (["model.pt2", "--int8", "photos"], "--int8 goes with an OUT that is .onnx or a folder, and model.pt2 is not"),
+        (["model.pt2", "--int8", "photos"], "--int8 goes with an OUT that is .onnx, and model.pt2 is not"),
+        (["site/", "--int8", "photos"], "--int8 goes with an OUT that is .onnx, and site/ is not"),
         (["model.onnx", "--runtime", "dist"], "--runtime goes with an OUT that is a folder, and model.onnx is not"),
         (["site/", "--whole"], "--whole goes with an OUT that is .onnx or .pt2, and site/ is not"),
         (["site.v2/", "--compile"], "--compile goes with an OUT that is .pt2, and site.v2/ is not"),

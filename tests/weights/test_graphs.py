@@ -259,3 +259,20 @@ def test_a_graph_runs_on_the_cpu_and_says_so(graph: Path) -> None:
     with pytest.raises(ValueError, match=r"device is 'cuda'; .*model\.onnx runs on the CPU"):
         Segmenter.from_pretrained(graph, device="cuda")
     assert Segmenter.from_pretrained(graph, device="cpu").device.type == "cpu"
+
+
+@needs_an_export
+def test_the_five_lines_of_the_page_run(
+    whole: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (REPOSITORY / "docs/export.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(lines.splitlines()) == 5
+    (tmp_path / "whole.onnx").write_bytes(whole.read_bytes())
+    made_photo().save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    expected = Segmenter.from_pretrained(source, "cpu").label_map("photo.jpg")
+    assert (found["label_map"] != expected).mean() <= 1e-3
+    assert found["names"]["4"] == "background"
