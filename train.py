@@ -396,7 +396,6 @@ class Run:
             self.repository = full_id(config.hub_model_id, self.output_dir, account) if account else None
             if self.ranks.is_writer:
                 self.history.open(self.output_dir, config.report_to)
-                self.about.save(self.output_dir)
                 print(aligned({"folder": str(self.output_dir)}), flush=True)
 
     def train(self) -> None:
@@ -441,6 +440,8 @@ class Run:
 
     def score(self) -> None:
         """Only evaluate, and write what comes of it."""
+        if self.ranks.is_writer:
+            self.about.save(self.output_dir)
         self.evaluate()
         if not self.history.results:
             message = "stopped before the evaluation was through; nothing was scored"
@@ -449,8 +450,10 @@ class Run:
             self.tell()
 
     def begin(self) -> None:
-        """What comes before the first step: an evaluation that is asked for or was cut off."""
+        """What comes before the first step: a description, and an evaluation that is asked for or was cut off."""
         history = self.history
+        if self.ranks.is_writer:
+            self.about.save(self.output_dir)
         due = self.plan.is_evaluated(history.step) if history.step else self.config.eval_on_start
         if due and not history.is_evaluated:
             self.evaluate()

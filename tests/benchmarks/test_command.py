@@ -153,6 +153,7 @@ def command(folder: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "benchmarks", *tiny, *words]
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_leaves_what_it_had_and_the_next_goes_on(tmp_path: Path) -> None:
     with subprocess.Popen(command(tmp_path, "--rows", "photo"), cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
