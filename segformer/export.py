@@ -101,13 +101,13 @@ def examples_of(options: argparse.Namespace) -> Examples | None:
     if options.annotations is None:
         return examples
     try:
-        import infer  # which a clone has, and which knows what label maps mean
+        from infer import open_truths as open_label_maps  # which a clone has: it knows what they mean
     except ImportError as error:
         raise ValueError("--annotations needs a clone, whose code reads label maps; run this in its folder") from error
     label_maps = find_label_maps(options.annotations, examples.photos)
 
     def open_truths(segmenter: Segmenter) -> Truths:
-        truths = infer.open_truths(label_maps, options.source, segmenter)
+        truths = open_label_maps(label_maps, options.source, segmenter)
 
         def truth_of(path: Path, photo: Image.Image) -> NDArray[np.uint8] | None:
             nothing = Prediction(np.zeros((photo.height, photo.width), np.uint8))

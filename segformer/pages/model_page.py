@@ -141,7 +141,11 @@ def write_model_page(
         RUNTIME_SCRIPT: _script(f"{runtime}, MIT License, Copyright (c) Microsoft Corporation, packed", runtime.read()),
     }
     for name, text in {PAGE_NAME: page, **scripts}.items():
-        write_atomically(folder / name, text)
+        try:
+            write_atomically(folder / name, text)
+        except OSError as error:
+            needed = f"{len(text) / 2**20:.0f} MiB"
+            raise OSError(f"cannot write {name} of the page ({error.strerror}); it takes {needed}") from error
 
 
 def _render(segmenter: Segmenter, graph_bytes: int, runtime: Runtime, title: str, facts: Mapping[str, str]) -> Html:

@@ -11,6 +11,7 @@ and told, in it and on the console.
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import logging
@@ -106,6 +107,9 @@ def export(
     """
     path = Path(out)
     check_out(path, overwrite)
+    for asked, what, ending in ((compiled, "machine code", ".pt2"), (int8 is not None, "an int8 graph", ".onnx")):
+        if asked and path.suffix != ending:
+            raise ValueError(f"{path} ends in {path.suffix}; {what} goes with {ending} alone")
     if path.suffix == ".onnx":
         for name in _PACKAGES:
             import_needed(name, "a graph in .onnx", _PACKAGES)
@@ -231,10 +235,11 @@ def _write_pt2(graph: nn.Module, example: Tensor, told: dict[str, str], path: Pa
 
 def _write_compiled(graph: nn.Module, example: Tensor, told: dict[str, str], path: Path) -> Run:
     """Write the graph as machine code, which AOTInductor makes; what runs it."""
+    inductor = importlib.import_module("torch._inductor")
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / path.name
         try:
-            torch._inductor.aoti_compile_and_package(
+            inductor.aoti_compile_and_package(
                 trace(graph, example),
                 package_path=str(package),
                 inductor_configs={"aot_inductor.metadata": told},
@@ -242,7 +247,7 @@ def _write_compiled(graph: nn.Module, example: Tensor, told: dict[str, str], pat
         except RuntimeError as error:  # a compiler that is missing or says no
             raise ValueError(f"{path.name} was not compiled: {str(error).strip().splitlines()[0]}") from error
         _save(path, package.read_bytes())
-        module = torch._inductor.aoti_load_package(str(path))
+        module = inductor.aoti_load_package(str(path))
     return lambda values: cast(Tensor, module(torch.from_numpy(values))).numpy()
 
 

@@ -284,3 +284,22 @@ def test_sides_in_processes_of_their_own_are_compared_and_take_turns(
         (work, memory) for work in ("step", "photo") for memory in ("as it comes", "kept")
     ]
     assert all(row["ms"] > 0 and row["ratio"] == pytest.approx(row["peer_ms"] / row["ms"], rel=1e-3) for row in rows)
+
+
+@pytest.mark.slow
+def test_exported_forms_are_compared_before_they_are_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder_of_b0: Path
+) -> None:
+    pytest.importorskip("onnxruntime", reason="no onnxruntime; pip install -e '.[export]'")
+    from benchmarks import exported
+
+    _give(monkeypatch, "--checkpoint", str(folder_of_b0), "--size", "64", "--repeats", "1")
+    exported.main()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["form"] for row in result["rows"]] == ["torch", "peer, onnx", "ours, onnx"]
+    assert all(row["pixel_agreement"] >= 0.9999 for row in result["rows"])
+    assert [row["opset"] for row in result["rows"]] == [None, 18, 18]
+    noise = torch.randn(1, 150, 16, 16, generator=torch.Generator().manual_seed(0)).numpy()
+    monkeypatch.setattr(exported, "onnx_form", lambda *_, **__: exported.Form(lambda: noise))
+    with pytest.raises(SystemExit, match=r"peer, onnx gives another label map on .*; nothing was timed"):
+        exported.main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import json
 import re
@@ -102,6 +103,27 @@ def test_more_classes_than_a_byte_holds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 256 classes; a page shows 255 at most"):
         write_model_page(tmp_path, segmenter, write_graph(tmp_path / "model.onnx"), runtime, "t", {})
     assert not (tmp_path / "index.html").exists()
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = find_runtime(write_runtime(tmp_path / "runtime"))
+    graph = write_graph(tmp_path / "model.onnx")
+    write = Path.write_bytes
+
+    def half(path: Path, content: bytes) -> int:
+        write(path, content[:10])
+        if path.name.startswith("runtime.js"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return len(content)
+
+    def fail() -> None:
+        with page_folder(tmp_path / "site", overwrite=False) as unfinished:
+            write_model_page(unfinished, sampled_segmenter(ImageProcessor()), graph, runtime, "t", {})
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match=r"cannot write runtime\.js of the page \(No space left on device\); it takes"):
+        fail()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "runtime"]
 
 
 # The runtime

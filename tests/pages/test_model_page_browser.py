@@ -208,6 +208,13 @@ def test_a_photo_is_dropped_anywhere_on_the_page(browser: Any, site: Path, tmp_p
         says(visited.page, "dropped.png: 60 ")
 
 
+def test_keys_do_nothing_before_there_is_a_photo(browser: Any, site: Path) -> None:
+    with opened(browser, site / "index.html") as visited:
+        for key in ("+", "0", "ArrowRight", "Shift+ArrowLeft", "b", "3", "s"):
+            visited.page.keyboard.press(key)
+        assert visited.complaints == []
+
+
 def test_a_page_without_its_scripts_says_what_is_missing(browser: Any, site: Path, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_bytes((site / "index.html").read_bytes())
     with visit(browser, tmp_path / "index.html", beside=SCRIPTS) as visited:

@@ -245,6 +245,13 @@ def test_flags_that_do_not_go_together_are_refused(
     assert message in capsys.readouterr().err
 
 
+def test_what_an_ending_cannot_hold_is_refused_in_python_too(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ends in \.onnx; machine code goes with \.pt2 alone"):
+        export("no-such/model", tmp_path / "model.onnx", compiled=True)
+    with pytest.raises(ValueError, match=r"ends in \.pt2; an int8 graph goes with \.onnx alone"):
+        export("no-such/model", tmp_path / "model.pt2", int8=Examples([]))
+
+
 # 8 bits
 
 

@@ -688,7 +688,7 @@ const moves = { ArrowLeft: [-0.04, 0], ArrowRight: [0.04, 0], ArrowUp: [0, -0.04
 
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
-  if (event.ctrlKey || event.metaKey || event.altKey || help.open || !byId("use-keys").checked) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || help.open || !byId("use-keys").checked || state.number === null) return;
   if (target.closest("select, input:not([type=range]), textarea")) return;
   const isArrow = key.startsWith("Arrow");
   if (isArrow && target.closest("input, [role=slider]")) return;
