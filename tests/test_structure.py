@@ -84,6 +84,11 @@ def room(module: str) -> str:
     return module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    names = sorted(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(set(names)) == len(names), "pytest collects only one of them"
+
+
 def test_nothing_imports_a_command() -> None:
     assert not [module for module, path in MODULES.items() if imports(path) & COMMANDS]
 
