@@ -128,28 +128,25 @@ def drawn_placement(processor: Processor, image: Image.Image, seed: int, place: 
 class Scored:
     """A row to score: ``views`` of its photo, each placed as one of ``ways`` says by width and height, and its labels.
 
-    These are ``original_labels`` at their own size or, without ``own_labels``, as the first view is placed, without its
-    padding: ``labels`` where there is none. ``shown`` is (height, width) of what is no padding in each view.
+    These have their own size (``own_labels``), or are placed as the first view is, without its padding. They are
+    ``labels`` where they fill the view of every photo (``filling``), which a batch stacks, else ``original_labels``.
+    ``shown`` is (height, width) of what is no padding in each view.
     """
 
     processor: Processor
     as_it_is: Processor  # the same, which resizes nothing
     ways: Sequence[Callable[[int, int], Placement]]
     own_labels: bool
-    one_by_one: bool = False  # as views follow the sizes of photos
+    filling: bool
+    one_by_one: bool  # as views follow the sizes of photos
 
     def __call__(self, image: Image.Image, label_map: Image.Image, place: Place) -> Sample:
         places = [way(*image.size) for way in self.ways]
-        first = places[0]
-        if self.own_labels:
-            name, labels = "original_labels", label_map
-        else:
-            name = "labels" if first.shown == first.view else "original_labels"
-            labels = first.resize(label_map, Image.Resampling.NEAREST.value)
+        labels = label_map if self.own_labels else places[0].resize(label_map, Image.Resampling.NEAREST.value)
         return {
             "views": [self.processor.image_to_tensor(image, placement) for placement in places],
             "shown": [placement.shown for placement in places],
-            name: self.as_it_is.labels_to_tensor(labels),
+            "labels" if self.filling else "original_labels": self.as_it_is.labels_to_tensor(labels),
         }
 
     def seen(self, photo: Image.Image) -> Image.Image:
@@ -186,9 +183,10 @@ def for_evaluation(processor: Any, resolution: str, scales: tuple[float, ...] = 
         "keep-ratio": [partial(processor.place_keeping_ratio, scale=scale) for scale in scales],
         "window": [as_it_is.place],
     }
-    is_own_size = resolution in ("keep-ratio", "window") or not processor.do_resize
-    one_by_one = is_own_size or (resolution, processor.resize_mode) == ("original", "crop")
-    return Scored(processor, as_it_is, ways[resolution], resolution != "processed", one_by_one)
+    mode = processor.resize_mode if processor.do_resize else None
+    one_by_one = resolution in ("keep-ratio", "window") or mode is None or (resolution, mode) == ("original", "crop")
+    own_labels = resolution != "processed"
+    return Scored(processor, as_it_is, ways[resolution], own_labels, not own_labels and mode != "keep", one_by_one)
 
 
 class Samples(Dataset[Sample]):
@@ -246,10 +244,10 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
         values = [sample[name] for sample in samples]
         if name in ("images", "labels"):
             batch[name] = _stacked(name, values)
+        elif name == "views":
+            batch[name] = [_stacked("images", each) for each in zip(*values, strict=True)]
         else:
-            batch[name] = (
-                [_stacked("images", each) for each in zip(*values, strict=True)] if name == "views" else values
-            )
+            batch[name] = values
     return batch
 
 

@@ -122,6 +122,21 @@ def test_an_evaluation_at_the_models_size_counts_what_is_seen_and_no_padding(
     assert ours["eval_mean_iou"] == pytest.approx(matrix.scores().mean_iou, abs=1e-3)
 
 
+def test_photos_that_fill_their_view_are_scored_beside_others_that_do_not(
+    noisy: tuple[Segformer, SceneParse150],
+) -> None:
+    model, dataset = noisy
+    photo, label_map = dataset[0]
+    shapes = [(48, 32), (40, 30), (96, 64), (30, 40)]
+    rows = Pairs([(photo.resize(shape), label_map.resize(shape, Image.Resampling.NEAREST)) for shape in shapes])
+    samples = Samples(rows, for_evaluation(ImageProcessor(size=(32, 48), resize_mode="keep"), "processed"))  # type: ignore[arg-type]
+    together, alone = (
+        evaluate(model, samples, configure("guide", per_device_eval_batch_size=size, amp="off"), CPU) for size in (4, 1)
+    )
+    assert together["eval_loss"] == pytest.approx(alone["eval_loss"], rel=1e-5)
+    assert together["eval_confusion"].sum() == alone["eval_confusion"].sum()
+
+
 def test_padding_is_nothing_to_learn_from(noisy: tuple[Segformer, SceneParse150], settings: dict[str, Any]) -> None:
     _, dataset = noisy
     sample = for_training(ImageProcessor(size=(32, 96), resize_mode="keep"), "none", 0)(*dataset[0], (0, 0))
