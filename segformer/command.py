@@ -116,8 +116,8 @@ def load_segmenter(options: argparse.Namespace) -> tuple[Segmenter, str]:
     def load(source: str) -> tuple[Segmenter, str]:
         made = {"device": options.device, "views": options.views, "batch_size": options.batch_size}
         segmenter = Segmenter.from_pretrained(source, **made)
-        if options.scores and not segmenter.gives_probabilities:
-            raise ValueError(f"--scores: {source} gives label maps and no probabilities; export it without --whole")
+        if options.scores and segmenter.no_probabilities:
+            raise ValueError(f"--scores: {segmenter.no_probabilities}")
         return segmenter, source
 
     if options.checkpoint is not None:

@@ -75,7 +75,7 @@ class Segmenter:
     weights that are not finite.
     """
 
-    gives_probabilities = True
+    no_probabilities: str | None = None  # why it gives none, where it gives label maps alone
 
     def __init__(
         self,
@@ -313,8 +313,6 @@ class Segmenter:
 class WholeSegmenter(Segmenter):
     """A graph that takes photos as they are: it has one view of them, its own, and gives label maps alone."""
 
-    gives_probabilities = False
-
     def predict(self, photos: Sequence[Photo], probability: bool = False) -> list[Prediction]:
         """The label map of every photo. Raises ValueError where a probability is asked for."""
         if probability:
@@ -328,8 +326,8 @@ class WholeSegmenter(Segmenter):
         raise ValueError(self.no_probabilities)
 
     @property
-    def no_probabilities(self) -> str:
-        """Why there are none, and what to do."""
+    def no_probabilities(self) -> str:  # type: ignore[override]
+        """What to do for them."""
         return f"{self.model.load_report.path} gives label maps and no probabilities; export it without --whole"
 
 
