@@ -191,3 +191,8 @@ def _check(segmenter: Segmenter) -> None:
         raise ValueError(
             f"the processor resizes by {Image.Resampling(processor.resample).name.lower()}; a page does so bilinearly"
         )
+    if processor.do_resize and processor.resize_mode != "squash":
+        raise ValueError(
+            f"the processor keeps the shape of photos (resize_mode {processor.resize_mode}), which a page does not; "
+            "export an .onnx, which infer.py takes as a checkpoint"
+        )

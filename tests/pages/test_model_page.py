@@ -95,6 +95,12 @@ def test_a_filter_that_the_page_lacks_is_refused(tmp_path: Path) -> None:
         written(tmp_path / "site", ImageProcessor(resample=Image.Resampling.LANCZOS.value))
 
 
+@pytest.mark.parametrize("mode", ["keep", "crop"])
+def test_a_processor_that_keeps_the_shape_of_photos_is_refused_for_the_page_does_not(tmp_path: Path, mode: str) -> None:
+    with pytest.raises(ValueError, match=rf"keeps the shape of photos \(resize_mode {mode}\), which a page does not"):
+        written(tmp_path / "site", ImageProcessor(resize_mode=mode))
+
+
 def test_more_classes_than_a_byte_holds_are_refused(tmp_path: Path) -> None:
     model = SampledModel([[0.0] * 3] * 256)
     model.config = SegformerConfig(num_labels=256)
