@@ -208,6 +208,11 @@ class TrainConfig:
                 raise ValueError(f"{name} is 0; it must be above 0, or left out")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay}; it must be above 0, and 1 at most")
+        if self.freeze_encoder and self.checkpoint is None:
+            raise ValueError(
+                f"freeze_encoder is {self.freeze_encoder}, and without a checkpoint the encoder starts anew and would "
+                "stay as it was drawn; name a --checkpoint"
+            )
         if self.freeze_encoder == 4 and self.head_learning_rate_factor == 0:
             raise ValueError(
                 "freeze_encoder is 4 and head_learning_rate_factor 0: nothing is left that learns; raise the latter"
