@@ -190,9 +190,9 @@ class History:
         """Move the end to the step at which, at the speed so far, the minutes are over; the writer's clock counts."""
         if self.plan.minutes is None:
             return
-        if self.step and self.seconds >= _FORECAST_SECONDS:
-            steps_left = max(0.0, 60 * self.plan.minutes - self.seconds) / self.seconds * self.step
-            self.progress.total_steps = self.step + int(steps_left)
+        seconds, limit = self.seconds, 60 * self.plan.minutes
+        if self.step and seconds >= min(_FORECAST_SECONDS, limit):
+            self.progress.total_steps = self.step + int(max(0.0, limit - seconds) / seconds * self.step)
         self.progress.total_steps = self._ranks.share(self.progress.total_steps)
         if self.progress.total_steps is not None:
             self._end_at(self.progress.total_steps)
@@ -235,9 +235,10 @@ class History:
             yield
 
     def add_step(self, loss: Tensor, grad_norm: Tensor) -> None:
-        """Remember what a step measured, without waiting for it."""
+        """Remember what a step measured, without waiting for it; where time is limited, see how far it reaches."""
         self.unread.append((loss, grad_norm))
         self._bar.update()
+        self._fit_into_time()
 
     def read_unread(self) -> list[tuple[float, float]]:
         """Loss and gradient norm of every step since the last entry; reading them waits for the device."""
@@ -261,7 +262,6 @@ class History:
                 )
         loss, grad_norm = sum(losses) / len(losses), norms[-1]
         self._add({"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate})
-        self._fit_into_time()
         if self.log:
             self._tell(loss)
 

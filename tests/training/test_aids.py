@@ -194,6 +194,17 @@ def test_the_schedule_ends_when_the_time_is_up(settings: dict[str, Any], monkeyp
     assert len(entries(more, "loss")) > len(steps) + 5
 
 
+def test_the_schedule_ends_in_time_where_the_log_has_few_entries(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segformer.training.history.Clock", Stopwatch)
+    lengths = {"max_steps": 10_000, "eval_steps": 1000, "save_steps": 1000, "logging_steps": 1000}
+    folder = run(settings, **lengths, max_train_minutes=1.0)
+    (step,) = [step for step, _ in entries(folder, "loss")]
+    assert 10 < step < 60
+    assert entries(folder, "learning_rate")[-1][1] < 0.2 * settings["learning_rate"]
+
+
 def test_the_end_never_lies_beyond_the_steps_that_were_asked_for() -> None:
     for minutes, total_steps in ((5, 29), (50, 50), (1, 10)):  # of 5, 200 s are left for steps of 10
         history = History(Plan(10, 2, 50, minutes=minutes), torch.device("cpu"))
@@ -358,6 +369,7 @@ def test_event_files_without_tensorboard_are_refused_before_anything_is_done(mon
         ({"max_train_minutes": math.nan}, "max_train_minutes is nan"),
         ({"layer_decay": 0.0}, "layer_decay is 0.0; it must be above 0, and 1 at most"),
         ({"freeze_encoder": 5}, "freeze_encoder is 5; it must be at least 0, below 5"),
+        ({"freeze_encoder": 1, "checkpoint": None}, "freeze_encoder is 1, and without a checkpoint the encoder starts"),
         ({"freeze_encoder": 4, "head_learning_rate_factor": 0.0}, "nothing is left that learns"),
         ({"early_stopping_patience": -1}, "early_stopping_patience is -1"),
         ({"dice_weight": 1.0, "auto_batch_size": True}, "leave one of them out"),
