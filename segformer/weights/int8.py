@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segformer.console import counted
 from segformer.metrics import ConfusionMatrix
 from segformer.photos import open_photo
 from segformer.predictions import find_photos
@@ -63,8 +64,8 @@ class Loss:
         return asdict(self)
 
     def __str__(self) -> str:
-        photos = f"{self.photos} photo{'' if self.photos == 1 else 's'}"
-        text = f"label maps of 8 and 32 bits agree on {self.agreement:.2%} of {self.pixels:,} pixels of {photos}"
+        pixels = f"{self.pixels:,} pixels of {counted(self.photos, 'photo')}"
+        text = f"label maps of 8 and 32 bits agree on {self.agreement:.2%} of {pixels}"
         if self.mean_iou is None or self.mean_iou_int8 is None:
             return text
         return f"{text}; mean IoU is {self.mean_iou_int8:.4f}, with 32 bits {self.mean_iou:.4f}"
