@@ -6,12 +6,11 @@ imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from losses_compared import assert_same, plain, some_logits, value_and_gradient
 from torch import Tensor
 
 from segformer import cells, fullres
@@ -34,43 +33,14 @@ def in_use(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ran
 
 
-def some_logits(classes: int, size: tuple[int, int], scale: float = 3) -> Tensor:
-    return scale * torch.randn(2, classes, *size, generator=torch.Generator().manual_seed(1))
-
-
 def some_labels(classes: int, size: tuple[int, int], ignore_index: int = 255) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     labels = torch.randint(max(2, classes), (2, *size), generator=generator)
     return torch.where(torch.rand(labels.shape, generator=generator) < 0.2, ignore_index, labels)
 
 
-def value_and_gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
-    logits = logits.detach().requires_grad_()
-    value = loss(logits)
-    value.backward()
-    assert logits.grad is not None
-    return value.detach(), logits.grad
-
-
 def ours(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
     return value_and_gradient(lambda x: fullres.cross_entropy(x, labels, ignore_index, reduction="sum"), logits)
-
-
-def plain(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
-    """In float64."""
-
-    def loss(logits: Tensor) -> Tensor:
-        enlarged = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
-        return F.cross_entropy(enlarged, labels, ignore_index=ignore_index, reduction="sum")
-
-    return value_and_gradient(loss, logits.double())
-
-
-def assert_same(ours: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: float) -> None:
-    """Relative to the loss, and to the largest entry of the gradient."""
-    torch.testing.assert_close(ours[0].double(), expected[0], rtol=tolerance, atol=0)
-    largest = expected[1].abs().max().item()
-    torch.testing.assert_close(ours[1].double(), expected[1], rtol=0, atol=tolerance * largest)
 
 
 SIZES = [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import prod
 
 import pytest
 import torch
 from fake_cuda import fake_cuda
+from losses_compared import assert_same, plain, some_logits, value_and_gradient
 from torch import Tensor
 from torch._inductor.utils import run_and_get_code
 
@@ -29,45 +30,16 @@ def as_it_stands() -> Iterator[None]:
         yield
 
 
-def some_logits(classes: int, size: tuple[int, int], scale: float = 3) -> Tensor:
-    return scale * torch.randn(2, classes, *size, generator=torch.Generator().manual_seed(1))
-
-
 def some_labels(classes: int, size: tuple[int, int], ignore_index: int = 255) -> Tensor:
     generator = torch.Generator().manual_seed(2)
     labels = torch.randint(classes, (2, 4 * size[0], 4 * size[1]), generator=generator)
     return torch.where(torch.rand(labels.shape, generator=generator) < 0.2, ignore_index, labels)
 
 
-def value_and_gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
-    logits = logits.detach().requires_grad_()
-    value = loss(logits)
-    value.backward()
-    assert logits.grad is not None
-    return value.detach(), logits.grad
-
-
 def ours(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
     return value_and_gradient(
         lambda x: fullres.cross_entropy(x, labels, ignore_index, reduction="sum", compiled=True), logits
     )
-
-
-def plain(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
-    """In float64."""
-
-    def loss(logits: Tensor) -> Tensor:
-        enlarged = torch.nn.functional.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
-        return torch.nn.functional.cross_entropy(enlarged, labels, ignore_index=ignore_index, reduction="sum")
-
-    return value_and_gradient(loss, logits.double())
-
-
-def assert_same(ours: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: float) -> None:
-    """Relative to the loss, and to the largest entry of the gradient."""
-    torch.testing.assert_close(ours[0].double(), expected[0], rtol=tolerance, atol=0)
-    largest = expected[1].abs().max().item()
-    torch.testing.assert_close(ours[1].double(), expected[1], rtol=0, atol=tolerance * largest)
 
 
 @pytest.mark.usefixtures("as_it_stands")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from losses_compared import value_and_gradient
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -42,14 +43,6 @@ def some_labels(batch: int, classes: int, size: tuple[int, int], ignore_index: i
     generator = torch.Generator().manual_seed(2)
     labels = torch.randint(classes, (batch, *size), generator=generator)
     return torch.where(torch.rand(labels.shape, generator=generator) < 0.2, ignore_index, labels)
-
-
-def value_and_gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
-    logits = logits.detach().requires_grad_()
-    value = loss(logits)
-    value.backward()
-    assert logits.grad is not None
-    return value.detach(), logits.grad
 
 
 def transformers_loss(logits: Tensor, labels: Tensor) -> Tensor:

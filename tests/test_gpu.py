@@ -25,6 +25,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from losses_compared import value_and_gradient
 from torch import Tensor
 
 import train as training
@@ -80,14 +81,6 @@ def _some_labels(classes: int, size: tuple[int, int], device: torch.device) -> T
     return torch.where(torch.rand(labels.shape, generator=generator) < 0.2, 255, labels).to(device)
 
 
-def _value_and_gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
-    logits = logits.detach().requires_grad_()
-    value = loss(logits)
-    value.backward()
-    assert logits.grad is not None
-    return value.detach(), logits.grad
-
-
 def _assert_same_loss(ours: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tolerance: float) -> None:
     """Relative to the loss, and to the largest entry of the gradient."""
     torch.testing.assert_close(ours[0], expected[0], rtol=tolerance, atol=0)
@@ -106,8 +99,8 @@ def test_loss_and_its_gradient_equal_the_plain_ones(
 ) -> None:
     logits = _some_logits(classes, small, device).contiguous(memory_format=memory_format)
     labels = _some_labels(classes, size, device)
-    ours = _value_and_gradient(lambda x: fullres.cross_entropy(x, labels, reduction="sum"), logits)
-    plain = _value_and_gradient(lambda x: fullres.plain_cross_entropy(x, labels), logits)
+    ours = value_and_gradient(lambda x: fullres.cross_entropy(x, labels, reduction="sum"), logits)
+    plain = value_and_gradient(lambda x: fullres.plain_cross_entropy(x, labels), logits)
     _assert_same_loss(ours, plain, 1e-5)
 
 
@@ -117,9 +110,9 @@ def test_autocast_does_not_round_the_loss(
     small: tuple[int, int], size: tuple[int, int], classes: int, device: torch.device
 ) -> None:
     logits, labels = _some_logits(classes, small, device), _some_labels(classes, size, device)
-    plain = _value_and_gradient(lambda x: fullres.plain_cross_entropy(x, labels), logits)
+    plain = value_and_gradient(lambda x: fullres.plain_cross_entropy(x, labels), logits)
     with torch.autocast(device.type, torch.bfloat16):
-        ours = _value_and_gradient(lambda x: fullres.cross_entropy(x, labels, reduction="sum"), logits)
+        ours = value_and_gradient(lambda x: fullres.cross_entropy(x, labels, reduction="sum"), logits)
     _assert_same_loss(ours, plain, 1e-5)
 
 
@@ -130,8 +123,8 @@ def test_loss_of_half_precision_logits_is_that_of_the_same_logits_in_float32(
 ) -> None:
     logits = _some_logits(150, (33, 21), device).to(dtype).contiguous(memory_format=memory_format)
     labels = _some_labels(150, (130, 83), device)
-    value, gradient = _value_and_gradient(lambda x: fullres.cross_entropy(x, labels), logits)
-    plain, exact = _value_and_gradient(
+    value, gradient = value_and_gradient(lambda x: fullres.cross_entropy(x, labels), logits)
+    plain, exact = value_and_gradient(
         lambda x: F.cross_entropy(_enlarged(x, (130, 83)), labels, ignore_index=255), logits.float()
     )
     torch.testing.assert_close(value, plain, rtol=1e-5, atol=0)
@@ -144,9 +137,9 @@ def test_compiled_loss_and_its_gradient_equal_the_plain_ones(
     small: tuple[int, int], size: tuple[int, int], device: torch.device
 ) -> None:
     logits, labels = _some_logits(150, small, device), _some_labels(150, size, device)
-    plain = _value_and_gradient(lambda x: fullres.plain_cross_entropy(x, labels), logits)
+    plain = value_and_gradient(lambda x: fullres.plain_cross_entropy(x, labels), logits)
     with torch.autocast(device.type, torch.bfloat16):
-        ours = _value_and_gradient(
+        ours = value_and_gradient(
             lambda x: fullres.cross_entropy(x, labels, reduction="sum", compiled=True),
             logits.contiguous(memory_format=torch.channels_last),
         )
@@ -174,9 +167,9 @@ def test_the_kernels_give_the_plain_loss_and_gradient_and_the_same_bits_every_ti
     labels = _some_labels(classes, size, device)
     assert cells.can_run(logits)
     ours, again = (
-        _value_and_gradient(lambda x: fullres.cross_entropy(x, labels, reduction="sum"), logits) for _ in range(2)
+        value_and_gradient(lambda x: fullres.cross_entropy(x, labels, reduction="sum"), logits) for _ in range(2)
     )
-    plain = _value_and_gradient(lambda x: fullres.plain_cross_entropy(x, labels), logits)
+    plain = value_and_gradient(lambda x: fullres.plain_cross_entropy(x, labels), logits)
     _assert_same_loss(ours, plain, 1e-5)
     assert torch.equal(ours[0], again[0])
     assert torch.equal(ours[1], again[1])
