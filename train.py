@@ -365,7 +365,8 @@ class Run:
             compute_deterministically()
         self.ranks, self.device = join_ranks(choose_device(own_device(config.device)))
         self.config = config = fit_to_device(config, self.device)
-        self.stop, self.graphs = StopRequest(), StepGraphs(config.cuda_graph, self.device, self.ranks.count)
+        self.stop = StopRequest(answers=self.ranks.is_writer)
+        self.graphs = StepGraphs(config.cuda_graph, self.device, self.ranks.count)
         self.earlier = EarlierRun(config, self.ranks)
         with self.ranks.writer_first():  # in case something has to be fetched or drawn
             rows = open_parts(config, decode_photo, recorded_labels(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import threading
@@ -14,10 +15,12 @@ _ASKING = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """While this context lasts, the first signal only sets ``signal``, its number, for the run to look at.
 
-    Only the main thread of a program hears signals; in another this context changes nothing.
+    Only the main thread of a program hears signals; in another this context changes nothing. A first Ctrl-C is answered
+    in the terminal at once if this process ``answers`` there, as the step that is running may be a long one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answers: bool = True) -> None:
+        self.answers = answers
         self.signal: int | None = None
 
     def __enter__(self) -> StopRequest:
@@ -42,6 +45,8 @@ class StopRequest:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+        if self.answers and number == signal.SIGINT:  # in whatever the signal came between: no buffer is safe to use
+            os.write(2, b"\nstopping once this step is saved; Ctrl-C again stops at once\n")
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the run did as it was asked

@@ -123,9 +123,11 @@ def test_a_second_interrupt_stops_at_once(words: list[str], tmp_path: Path) -> N
     wait_until(process, lambda: len(log_of(folder)) >= 1)
     wait_until(process, lambda: 1 in find_checkpoints(folder))
     time.sleep(0.2)  # now it is in the middle of a step
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.05)  # two that come before the first is heard are one
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    heard = next(line for line in process.stderr if line.startswith("stopping"))  # two that come before this are one
+    assert heard == "stopping once this step is saved; Ctrl-C again stops at once\n"
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("interrupted; go on with --resume-from-checkpoint")
