@@ -51,9 +51,10 @@ from data.order import NO_ROW, StepSampler
 from data.parts import Pairs, Parts, open_parts
 from data.sources.hub import HubSource
 from data.understanding import Understanding
-from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
+from segformer import VARIANTS, ImageProcessor, Segformer, fullres
 from segformer.config import compare_classes, variant_of
 from segformer.console import speak_plainly
+from segformer.detail import DetailedConfusionMatrix
 from segformer.encoder import Stage
 from segformer.geometry import PAPER_SCALE
 from segformer.machine import keep_freed_memory, peak_memory_mib
@@ -294,7 +295,7 @@ def evaluate(
     places = [(0, row) for row in range(ranks.rank, len(samples), ranks.count)]
     size = 1 if samples.one_by_one else config.per_device_eval_batch_size
     batches = [places[first : first + size] for first in range(0, len(places), size)]
-    matrix = ConfusionMatrix(model.config.num_labels, IGNORE_INDEX, device)
+    matrix = DetailedConfusionMatrix(model.config.num_labels, IGNORE_INDEX, device)
     precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no other
     total_loss = torch.zeros((), dtype=precise, device=device)
     valid_pixels = torch.zeros((), dtype=torch.int64, device=device)

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segformer.console import counted, one_line
+from segformer.detail import DetailedConfusionMatrix
 from segformer.files import write_atomically
 from segformer.machine import out_of_memory
-from segformer.metrics import ConfusionMatrix, class_table
+from segformer.metrics import class_table
 from segformer.photos import open_photo
 from segformer.pictures import class_shares, label_map_picture, overlay, tints, with_legend
 from segformer.segmenter import Prediction, Segmenter
@@ -288,16 +289,16 @@ class Judgement:
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self._names = [name.strip() for name in class_names]
-        self._all = ConfusionMatrix(len(class_names))
+        self._all = DetailedConfusionMatrix(len(class_names))
         self._photos: dict[str, dict[str, float | None]] = {}
 
     def add(self, done: Segmented, truth: NDArray[np.uint8] | None) -> None:
         """Add a photo with its (H, W) truth, 255 where nothing is labelled; one without truth is passed over."""
         if truth is None:
             return
-        one = ConfusionMatrix(len(self._names))
+        one = DetailedConfusionMatrix(len(self._names))
         one.update(done.prediction.label_map, truth)
-        self._all.counts += one.counts
+        self._all.add(one)
         scores = one.scores()
         self._photos[done.entry["file"]] = _strict(mean_iou=scores.mean_iou, pixel_accuracy=scores.overall_accuracy)
 
@@ -307,10 +308,19 @@ class Judgement:
     def write(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Write ``scores.json``: over all photos, of every class, and of every photo."""
         scores = self._all.scores()
-        columns = zip(self._names, scores.per_category_iou, scores.per_category_accuracy, strict=True)
+        columns = {
+            "iou": scores.per_category_iou,
+            "accuracy": scores.per_category_accuracy,
+            "boundary_iou": scores.boundary.per_category_iou,
+        }
         told = {
             **_strict(mean_iou=scores.mean_iou, pixel_accuracy=scores.overall_accuracy),
-            "classes": [{"class": name, **_strict(iou=iou, accuracy=accuracy)} for name, iou, accuracy in columns],
+            **_strict(boundary_iou=scores.boundary.mean_iou),
+            "mean_iou_by_size": _strict(**{size: each.mean_iou for size, each in scores.by_size.items()}),
+            "classes": [
+                {"class": name, **_strict(**{kind: column[k] for kind, column in columns.items()})}
+                for k, name in enumerate(self._names)
+            ],
             "photos": self._photos,
             "provenance": dict(provenance),
         }
@@ -322,7 +332,8 @@ class Judgement:
         share = scores.labelled / max(scores.labelled.sum(), 1)
         columns = (each.tolist() for each in (scores.per_category_iou, scores.per_category_accuracy, share))
         table = class_table(self._names, *columns)
-        return f"{table}\nmean IoU {scores.mean_iou:.4f} over {photos}, see {SCORES_NAME}"
+        means = f"mean IoU {scores.mean_iou:.4f} over {photos}, boundary IoU {scores.boundary.mean_iou:.4f}"
+        return f"{table}\n{means}, see {SCORES_NAME}"
 
 
 def _strict(**scores: float) -> dict[str, float | None]:

@@ -63,8 +63,15 @@ def test_loss_and_gradient_are_within_a_millionth_of_the_plain_ones(
     assert in_use == ["cell_loss", "add_corners"]
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("classes", [2, 16, 150, 300])
+@pytest.mark.parametrize(
+    ("classes", "memory_format"),
+    [
+        (2, torch.contiguous_format),
+        (16, torch.channels_last),
+        (150, torch.contiguous_format),
+        (300, torch.channels_last),
+    ],
+)
 @pytest.mark.usefixtures("in_use")
 def test_any_number_of_classes_is_taken(classes: int, memory_format: torch.memory_format) -> None:
     logits, labels = some_logits(classes, (2, 3)).contiguous(memory_format=memory_format), some_labels(classes, (8, 12))

@@ -33,7 +33,8 @@ from benchmarks import measure, throughput
 from data.augmentation.jitter import ColorJitter
 from data.augmentation.on_device import AugmentOnDevice
 from data.batches import on_device
-from segformer import ConfusionMatrix, Segformer, SegformerConfig, cells, fullres
+from segformer import Segformer, SegformerConfig, cells, fullres
+from segformer.detail import DetailedConfusionMatrix
 from segformer.training.graphs import StepGraphs
 from segformer.training.ranks import Ranks, distribute
 from train import StepResult, TrainConfig, build_optimizer, configure, train, train_step
@@ -207,12 +208,13 @@ def test_a_stray_is_refused_with_the_scores_and_what_is_counted_is_what_the_cpu_
 ) -> None:
     labels = _some_labels(150, (130, 83), torch.device("cpu"))
     predictions = _some_labels(150, (130, 83), torch.device("cpu")).flip(0).clamp(max=149)
-    expected, ours = ConfusionMatrix(150), ConfusionMatrix(150, device=device)
+    expected, ours = DetailedConfusionMatrix(150), DetailedConfusionMatrix(150, device=device)
     expected.update(predictions, labels)
     on_device = predictions.to(device), labels.to(device)
     with _no_waiting():
         ours.update(*on_device)
     assert torch.equal(ours.counts.cpu(), expected.counts)
+    assert torch.equal(ours.details.cpu(), expected.details)
     (labels if where == "labels" else predictions)[labels != 255] = 200
     ours.update(predictions.to(device), labels.to(device))
     with pytest.raises(ValueError, match=f"{where} hold 200"):

@@ -28,6 +28,7 @@ from data.labels import LabelRule
 from infer import infer, newest_run, parse_arguments
 from segformer import ConfusionMatrix, ImageProcessor, Segformer, SegformerConfig, Segmenter
 from segformer.console import one_line
+from segformer.detail import DetailedConfusionMatrix
 from segformer.pictures import class_shares, overlay, palette
 from segformer.predictions import Segmented, Worker, check_output_dir, find_photos, output_names, segment_files
 from segformer.training.description import RunDescription
@@ -781,11 +782,13 @@ def test_truths_are_read_as_training_read_them_and_scored_without_a_page(
     words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
     assert infer(parse_arguments([*words, "--output-dir", str(tmp_path / "out")])) == []
     segmenter = Segmenter.from_pretrained(binary_run, device="cpu")
-    matrix = ConfusionMatrix(2)
+    matrix = DetailedConfusionMatrix(2)
     for number, truth in enumerate(truths):
         matrix.update(segmenter.label_map(random_photo(number)), truth)
     told = json.loads((tmp_path / "out/scores.json").read_text())
     assert told["mean_iou"] == pytest.approx(matrix.scores().mean_iou)
+    assert told["boundary_iou"] == pytest.approx(matrix.scores().boundary.mean_iou)
+    assert told["mean_iou_by_size"]["large"] == pytest.approx(matrix.scores().by_size["large"].mean_iou)
     assert [each["class"] for each in told["classes"]] == ["background", "object"]
     assert len(told["photos"]) == 2
     assert told["provenance"]["checkpoint"] == "binary"

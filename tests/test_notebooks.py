@@ -30,8 +30,8 @@ def _printed(notebook: Any) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
 
 
-def _run(path: Path, tmp_path_factory: pytest.TempPathFactory, steps: int = 180) -> Any:
-    """A notebook after all of its cells ran, in a clone of its own and without the Hub."""
+def _run(path: Path, tmp_path_factory: pytest.TempPathFactory, steps: int = 120) -> Any:
+    """A notebook after all of its cells ran, with fewer steps, in a clone of its own and without the Hub."""
     clone = tmp_path_factory.mktemp("clone")
     (clone / "docs").mkdir()
     for name in ("train.py", "segformer", "data"):
@@ -74,7 +74,7 @@ def test_prediction_by_hand_is_that_of_the_segmenter(ran: Any) -> None:
 
 
 def test_the_other_language_runs_through_too(ran: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    other = _run(NOTEBOOKS[1], tmp_path_factory, steps=60)  # a third, for its code is the same
+    other = _run(NOTEBOOKS[1], tmp_path_factory, steps=60)  # half, for its code is the same
     assert re.findall(r"loss ([\d.]+) here", _printed(other))
     kinds = [
         [sorted({output.output_type for output in cell.get("outputs", [])}) for cell in each.cells]

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import programs
 import pytest
 from PIL import Image
 
@@ -71,8 +72,9 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="pretends on Linux to
 def test_a_run_elsewhere_with_spawned_workers_is_the_run_here(
     trained: tuple[Path, str], settings: list[object], tmp_path: Path
 ) -> None:
-    command = [sys.executable, str(REPOSITORY / "train.py"), *map(str, settings), "--dataloader-num-workers", "0"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    words = [*map(str, settings), "--dataloader-num-workers", "0"]
+    done = programs.run(REPOSITORY / "train.py", *words, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert (trained[0] / "model.safetensors").read_bytes() == (tmp_path / "run/model.safetensors").read_bytes()
 
 

@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segformer.console import noun
+from segformer.detail import DetailedConfusionMatrix, DetailedScores
 from segformer.files import write_atomically
-from segformer.metrics import ConfusionMatrix, Scores
+from segformer.metrics import ConfusionMatrix
+from segformer.pages.classes import Column, class_table
 from segformer.pages.confusion import confusion_section
 from segformer.pages.page import (
     Html,
@@ -33,7 +35,7 @@ from segformer.pages.page import (
     render_page,
     swatch,
 )
-from segformer.pages.record import percent_text, score_text
+from segformer.pages.record import percent_text, score_text, sizes_text
 from segformer.pages.samples import NO_CLASS
 from segformer.pages.viewer import MOST_CLASSES, STYLES, class_entries, facts_section, help_dialog, viewer
 from segformer.pictures import class_shares, label_map_picture, overlay
@@ -133,7 +135,7 @@ class PhotoPage:
                 raise ValueError(f"the label map holds a value outside the classes 0 to {len(self.class_names) - 1}")
             matrix = None
             if photo.truth is not None:
-                matrix = ConfusionMatrix(len(self.class_names), NO_CLASS)
+                matrix = DetailedConfusionMatrix(len(self.class_names), NO_CLASS)
                 matrix.update(photo.label_map.astype(np.int64), photo.truth.astype(np.int64))
         except ValueError as error:
             raise ValueError(f"{photo.name}: {error}") from error
@@ -178,6 +180,7 @@ class PhotoPage:
         scores = self._totals.scores()
         return {
             "mean IoU": score_text(scores.mean_iou),
+            "boundary IoU": score_text(scores.boundary.mean_iou),
             "pixel accuracy": score_text(scores.overall_accuracy),
         } | count
 
@@ -276,21 +279,11 @@ def _last_if_none(value: float | None) -> float:
 _TOTALS = Html("""<section aria-labelledby="all-classes">
 <h2 id="all-classes">Classes in all photos</h2>
 <p class="hint" hidden>Choose a class to list the photos that contain it, {first} first.</p>
-<table class="classes totals{plain}" id="totals" style="--mean:{mean}">
-<caption class="unseen">{caption}</caption>
-<thead><tr><th scope="col" data-sort="name">Class</th><td class="bar"><span>{mean_text}</span></td>
-{headings}</tr></thead>
-<tbody>
-{rows}
-</tbody>
-</table>
+{table}
+{sizes}
 {absent}
 </section>""")
-_HEADING = Html('<th scope="col" data-sort="{key}"{sorted}>{text}</th>')
-_ROW = Html("""<tr style="--iou:{bar:.4f}" data-class="{k}" data-name="{name}"{values}><th scope="row">{swatch}\
-<span>{name}</span></th><td class="bar"></td>{cells}</tr>""")
-_VALUE = Html(' data-{key}="{value}"')
-_CELL = Html("<td>{text}</td>")
+_SIZES = Html('<p class="soft">By size: {text}.</p>')
 _ABSENT = Html('<p class="soft">{count} in neither labels nor predictions.</p>')
 _MISTAKES = Html("""<section aria-labelledby="all-mistakes">
 <h2 id="all-mistakes">Most common mistakes</h2>
@@ -312,23 +305,23 @@ class _Totals:
 
     def __init__(self, num_labels: int) -> None:
         self.judged = False
-        self.matrix = ConfusionMatrix(num_labels, NO_CLASS)
+        self.matrix = DetailedConfusionMatrix(num_labels, NO_CLASS)
         self.pixels = np.zeros(num_labels, np.int64)
         self.photos = np.zeros(num_labels, np.int64)
         self.worst: dict[tuple[int, int], tuple[int, int]] = {}  # of a mistake: its most pixels in one photo, and which
 
-    def add(self, photo: PagePhoto, entry: dict[str, Any], matrix: ConfusionMatrix | None, number: int) -> None:
+    def add(self, photo: PagePhoto, entry: dict[str, Any], matrix: DetailedConfusionMatrix | None, number: int) -> None:
         self.pixels += np.bincount(photo.label_map.ravel(), minlength=len(self.pixels))
         self.photos[[k for k, *_ in entry["classes"]]] += 1
         if matrix is None:
             return
         self.judged = True
-        self.matrix.counts += matrix.counts
+        self.matrix.add(matrix)
         for pair, count in _mistakes(matrix):
             if count > self.worst.get(pair, (0, 0))[0]:
                 self.worst[pair] = (count, number)
 
-    def scores(self) -> Scores:
+    def scores(self) -> DetailedScores:
         return self.matrix.scores()
 
     def section(self, names: Sequence[str], colours: NDArray[np.uint8], entries: Sequence[Mapping[str, Any]]) -> Html:
@@ -343,36 +336,22 @@ class _Totals:
     def _ious(self, names: Sequence[str], colours: NDArray[np.uint8]) -> Html:
         scores = self.scores()
         labelled = self.matrix.counts.sum(1).numpy()
-        shares = labelled / max(1, labelled.sum())
-        ious, accuracies = scores.per_category_iou, scores.per_category_accuracy
+        shares, ious = labelled / max(1, labelled.sum()), scores.per_category_iou
         scored = sorted((k for k in range(len(names)) if math.isfinite(ious[k])), key=lambda k: (ious[k], -shares[k]))
-        rows = []
-        for k in scored:
-            accuracy = float(accuracies[k])
-            values = {
-                "iou": float(ious[k]),
-                "accuracy": accuracy if math.isfinite(accuracy) else -1.0,
-                "share": float(shares[k]),
-                "photos": int(self.photos[k]),
-            }
-            texts = [
-                score_text(ious[k]),
-                score_text(accuracy),
-                percent_text(float(shares[k])),
-                f"{self.photos[k]:,}",
-            ]
-            rows.append(_row(k, names[k], colours[k], float(ious[k]), values, texts))
         missing = len(names) - len(scored)
+        columns = [
+            Column("iou", "IoU", ious, score_text),
+            Column("boundary", "Boundary", scores.boundary.per_category_iou, score_text),
+            Column("accuracy", "Accuracy", scores.per_category_accuracy, score_text),
+            Column("share", "Pixels", shares, percent_text),
+            Column("photos", "Photos", self.photos, _count_text),
+        ]
+        caption = "IoU, accuracy, share of the labelled pixels and number of photos of every class, worst IoU first"
+        mean = (scores.mean_iou if scored else 0, f"mean {score_text(scores.mean_iou)}")
         return _TOTALS.fill(
             first="worst",
-            plain="",
-            mean=f"{scores.mean_iou if scored else 0:.4f}",
-            mean_text=f"mean {score_text(scores.mean_iou)}",
-            caption="IoU, accuracy, share of the labelled pixels and number of photos of every class, worst IoU first",
-            headings=_headings(
-                {"iou": "IoU", "accuracy": "Accuracy", "share": "Pixels", "photos": "Photos"}, "ascending"
-            ),
-            rows=joined(rows),
+            table=class_table(scored, names, colours, columns, caption, "ascending", mean, "totals"),
+            sizes=_SIZES.fill(text=sizes_text({size: each.mean_iou for size, each in scores.by_size.items()})),
             absent=_ABSENT.fill(count=f"{missing} class{'es occur' if missing > 1 else ' occurs'}")
             if missing
             else Html(""),
@@ -380,28 +359,18 @@ class _Totals:
 
     def _shares(self, names: Sequence[str], colours: NDArray[np.uint8]) -> Html:
         shares = self.pixels / max(1, self.pixels.sum())
-        rows = [
-            _row(
-                int(k),
-                names[k],
-                colours[k],
-                float(shares[k] / shares.max()),
-                {"share": float(shares[k]), "photos": int(self.photos[k])},
-                [percent_text(float(shares[k])), f"{self.photos[k]:,}"],
-            )
-            for k in np.argsort(-shares, kind="stable")
-            if shares[k]
-        ]
-        if not rows:
+        found = [int(k) for k in np.argsort(-shares, kind="stable") if shares[k]]
+        if not found:
             return Html("")
+        columns = [
+            Column("share", "Pixels", shares, percent_text),
+            Column("photos", "Photos", self.photos, _count_text),
+        ]
+        caption = "Share of all pixels and number of photos of every class, largest first"
         return _TOTALS.fill(
             first="largest",
-            plain=" plain",
-            mean="0",
-            mean_text="",
-            caption="Share of all pixels and number of photos of every class, largest first",
-            headings=_headings({"share": "Pixels", "photos": "Photos"}, "descending"),
-            rows=joined(rows),
+            table=class_table(found, names, colours, columns, caption, kind="totals plain"),
+            sizes="",
             absent="",
         )
 
@@ -428,25 +397,8 @@ class _Totals:
         return _MISTAKES.fill(rows=joined(rows)) if rows else Html("")
 
 
-def _headings(texts: Mapping[str, str], first: str) -> Html:
-    """The headings of columns to sort by, the first of which they are sorted by already."""
-    return joined(
-        _HEADING.fill(key=key, text=text, sorted=Html(f' aria-sort="{first}"') if place == 0 else "")
-        for place, (key, text) in enumerate(texts.items())
-    )
-
-
-def _row(
-    k: int, name: str, colour: NDArray[np.uint8], bar: float, values: Mapping[str, float], texts: Sequence[str]
-) -> Html:
-    return _ROW.fill(
-        bar=bar,
-        k=k,
-        name=name,
-        values=joined(_VALUE.fill(key=key, value=value) for key, value in values.items()),
-        swatch=swatch(colour),
-        cells=joined(_CELL.fill(text=text) for text in texts),
-    )
+def _count_text(count: float) -> str:
+    return f"{count:,.0f}"
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segformer.console import counted
+from segformer.detail import SIZES
 from segformer.metrics import Scores
 from segformer.pages.curves import NO_NUMBER, TIMES, as_number
 from segformer.pages.samples import ReportSample, load_samples
@@ -149,6 +150,7 @@ def headline(record: RunRecord) -> dict[str, str]:
     steps = f"{record.last_step:,}{going_on}" if record.history and not record.is_evaluation else ""
     numbers = {
         "mean IoU": score_text(as_number(results.get("eval_mean_iou"))),
+        "boundary IoU": score_text(as_number(results.get("eval_mean_boundary_iou"))),
         "pixel accuracy": score_text(as_number(results.get("eval_overall_accuracy"))),
         "steps": steps,
         _runtime_name(closing): _duration(as_number(closing.get("train_runtime"))),
@@ -170,6 +172,7 @@ def facts(record: RunRecord) -> dict[str, str]:
         "Model": ", ".join(part for part in model if part),
         "Data": ", ".join(part for part in data if part),
         "Scores": _protocol(record),
+        "By size": sizes_text({size: as_number(record.results.get(f"eval_mean_iou_{size}")) for size in SIZES}),
         "Best": _best(record),
         "Machine": _resources(record.closing),
         **told_of(about.provenance),
@@ -243,6 +246,18 @@ def _rate(images_per_second: float) -> str:
 def score_text(value: float) -> str:
     """A score from 0 to 1 in three digits."""
     return f"{value:.3f}" if math.isfinite(value) else NO_NUMBER
+
+
+def sizes_text(mean_ious: Mapping[str, float]) -> str:
+    """The mean IoU of each of ``SIZES``, with what they mean; empty if there is none."""
+    if not any(map(math.isfinite, mean_ious.values())):
+        return ""
+    small, medium, large = (score_text(mean_ious[size]) for size in SIZES)
+    _, from_medium, from_large = (f"{least:.0%}".replace("%", " %") for least in SIZES.values())
+    return (
+        f"mean IoU {large} where a class covers {from_large} of a photo or more, {medium} from {from_medium} on, "
+        f"{small} below"
+    )
 
 
 def percent_text(share: float) -> str:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from segformer.console import counted
 from segformer.files import write_atomically
+from segformer.pages.classes import Column, class_table
 from segformer.pages.confusion import confusion_section
 from segformer.pages.curves import NO_NUMBER, Chart, Series, as_number, draw, noisy, readings, series_of
 from segformer.pages.page import (
@@ -323,21 +324,6 @@ FILTER = Html("""<div class="control filter" hidden>
 <input type="search" id="filter" autocomplete="off" spellcheck="false">
 <output for="filter" id="found"></output>
 </div>""")
-_CLASSES = Html("""{filter}
-<table class="classes" style="--mean:{mean}">
-<caption class="unseen">IoU, accuracy and share of the labelled pixels of every class, best IoU first</caption>
-<thead><tr><th scope="col" data-sort="name">Class</th><td class="bar"><span>mean {mean_text}</span></td>\
-<th scope="col" data-sort="iou" aria-sort="descending">IoU</th><th scope="col" data-sort="accuracy">Accuracy</th>\
-{share_heading}</tr></thead>
-<tbody>
-{rows}
-</tbody>
-</table>
-{absent}""")
-_SHARE_HEADING = Html('<th scope="col" data-sort="share">Pixels</th>')
-_CLASS_ROW = Html("""<tr style="--iou:{iou:.4f}" data-name="{name}" data-iou="{iou}" data-accuracy="{accuracy}" \
-data-share="{share}"><th scope="row">{swatch}<span>{name}</span></th><td class="bar"></td><td>{iou_text}</td>\
-<td>{accuracy_text}</td>{share_cell}</tr>""")
 _ABSENT = Html("""<details class="absent">
 <summary>{count} in neither labels nor predictions</summary>
 <ul class="key">
@@ -345,41 +331,35 @@ _ABSENT = Html("""<details class="absent">
 </ul>
 </details>""")
 _ABSENT_CLASS = Html('<li data-name="{name}">{swatch}{name}</li>')
+_COLUMNS = (
+    ("iou", "IoU", score_text),
+    ("boundary_iou", "Boundary", score_text),
+    ("accuracy", "Accuracy", score_text),
+    ("share", "Pixels", percent_text),
+)
 
 
 def _classes(results: Mapping[str, Any], class_names: Sequence[str], colours: NDArray[np.uint8]) -> Html:
     """The classes as a table, best first, and apart from it those that were not there to score."""
     count = len(class_names)
-    ious, accuracies, shares = (
-        (numbers_of(results, f"eval_per_category_{what}") + [math.nan] * count)[:count]
-        for what in ("iou", "accuracy", "share")
-    )
+    columns = [
+        Column(kind, title, (numbers_of(results, f"eval_per_category_{kind}") + [math.nan] * count)[:count], text)
+        for kind, title, text in _COLUMNS
+    ]
+    ious = columns[0].values
     scored = sorted((k for k in range(count) if math.isfinite(ious[k])), key=lambda k: -ious[k])
     if not scored:
         return nothing("No evaluation has been logged yet.")
-    has_shares = any(math.isfinite(share) for share in shares)
-    rows = [
-        _CLASS_ROW.fill(
-            swatch=swatch(colours[k]),
-            name=class_names[k],
-            iou=ious[k],
-            iou_text=score_text(ious[k]),
-            accuracy=accuracies[k] if math.isfinite(accuracies[k]) else -1,
-            accuracy_text=score_text(accuracies[k]),
-            share=shares[k] if math.isfinite(shares[k]) else -1,
-            share_cell=_CELL.fill(text=percent_text(shares[k])) if has_shares else Html(""),
-        )
-        for k in scored
-    ]
     missing = [k for k in range(count) if not math.isfinite(ious[k])]
     absent = [_ABSENT_CLASS.fill(swatch=swatch(colours[k]), name=class_names[k]) for k in missing]
     mean = sum(ious[k] for k in scored) / len(scored)
+    known = [each for each in columns if any(map(math.isfinite, each.values))]
+    caption = f"{', '.join(each.title for each in known)} of every class, best IoU first"
     occurring = counted(len(missing), "class occurs", "classes occur")
-    return _CLASSES.fill(
-        filter=FILTER,
-        mean=f"{mean:.4f}",
-        mean_text=score_text(mean),
-        share_heading=_SHARE_HEADING if has_shares else Html(""),
-        rows=joined(rows),
-        absent=_ABSENT.fill(count=occurring, classes=joined(absent)) if absent else Html(""),
+    return joined(
+        [
+            FILTER,
+            class_table(scored, class_names, colours, known, caption, mean=(mean, f"mean {score_text(mean)}")),
+            _ABSENT.fill(count=occurring, classes=joined(absent)) if absent else Html(""),
+        ]
     )

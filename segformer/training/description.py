@@ -126,9 +126,10 @@ def write_results(
     write_atomically(output_dir / RESULTS_NAME, json.dumps(without_nan(told), indent=2) + "\n")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", "class", "iou", "accuracy", "share"])
-    columns = [results[f"eval_per_category_{name}"] for name in ("iou", "accuracy", "share")]
-    for k, (name, *scores) in enumerate(zip(about.class_names, *columns, strict=True)):
+    kinds = ("iou", "accuracy", "share", "boundary_iou")
+    columns = {kind: results[key] for kind in kinds if (key := f"eval_per_category_{kind}") in results}
+    writer.writerow(["id", "class", *columns])
+    for k, (name, *scores) in enumerate(zip(about.class_names, *columns.values(), strict=True)):
         writer.writerow([k, name, *("" if math.isnan(score) else f"{score:.6f}" for score in scores)])
     write_atomically(output_dir / CLASSES_NAME, table.getvalue())
     if confusion is not None:

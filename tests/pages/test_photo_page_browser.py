@@ -190,7 +190,7 @@ def test_a_page_is_whole_without_its_script(browser: Any, judged: Path, width: i
         assert "this file also shows every photo large" in page.locator("#still:visible").inner_text()
         assert listed(page) == ["upside down", "lamp missed", "all right", "tall"]
         assert "sky 33.3 %" in page.locator("#photo-1 .found:visible").inner_text()
-        assert page.locator("#totals tbody tr:visible").count() == 4
+        assert page.locator(".totals tbody tr:visible").count() == 4
         assert page.locator(".confusions tbody tr:visible").count() > 2
         assert page.locator("button:visible, input:visible, select:visible, .hint:visible, canvas:visible").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -771,7 +771,7 @@ def test_the_real_error_view_shows_the_pixels_that_the_confusion_matrix_counts(
         scores = matrix_of(photos, 150).scores().per_category_iou
         totals = {
             row.locator("th").inner_text().strip(): row.locator("td:not(.bar)").first.inner_text()
-            for row in page.locator("#totals tbody tr").all()
+            for row in page.locator(".totals tbody tr").all()
         }
         assert totals == {names[k]: f"{scores[k]:.3f}" for k in np.flatnonzero(~np.isnan(scores))}
         assert opened.complaints == []
@@ -839,17 +839,17 @@ def test_arrows_leave_a_slider_its_own_keys(page: Any) -> None:
 
 
 def test_a_class_of_the_table_lists_the_photos_that_hold_it_worst_first(page: Any) -> None:
-    page.locator("#totals").get_by_role("button", name="lamp").click()
+    page.locator(".totals").get_by_role("button", name="lamp").click()
     wait_for(page, "lamp missed")
     assert listed(page) == ["lamp missed"]
     assert page.locator("#count").inner_text() == "1 of 4 photos with lamp"
     assert pill(page, "lamp").get_attribute("aria-pressed") == "true"
-    page.locator("#totals").get_by_role("button", name="floor").click()
+    page.locator(".totals").get_by_role("button", name="floor").click()
     assert listed(page) == ["upside down", "lamp missed", "all right", "tall"]
     ious = {kind: matrix_of([scene(kind)], len(NAMES)).scores().per_category_iou[1] for kind in SCENES}
     assert page.locator("#photos small:visible").all_inner_texts() == [f"IoU {ious[kind]:.3f}" for kind in listed(page)]
     assert ious["upside down"] < ious["lamp missed"] < 1
-    page.locator("#totals").get_by_role("button", name="lamp").click()
+    page.locator(".totals").get_by_role("button", name="lamp").click()
     wait_for(page, "lamp missed")
     page.get_by_role("button", name="List all photos").click()
     assert len(listed(page)) == 4
@@ -862,7 +862,7 @@ def test_without_a_truth_a_class_lists_its_photos_largest_first(browser: Any, tm
     photos = [PagePhoto(f"{k}", Image.new("RGB", (10, 10)), ids) for k, ids in enumerate(maps)]
     with visit(browser, written(tmp_path / "page.html", photos)) as opened:
         wait_for(opened.page, "0", ["0", "1", "2"])
-        opened.page.locator("#totals").get_by_role("button", name="tree").click()
+        opened.page.locator(".totals").get_by_role("button", name="tree").click()
         wait_for(opened.page, "2", ["0", "1", "2"])
         assert listed(opened.page) == ["2", "0"]
 
@@ -877,12 +877,12 @@ def test_a_common_mistake_leads_to_where_it_is_largest(page: Any) -> None:
 
 @pytest.mark.parametrize(("column", "first"), [("IoU", "all"), ("Class", "floor"), ("Pixels", "floor")])
 def test_the_table_of_classes_is_sorted_by_a_column(page: Any, column: str, first: str) -> None:
-    names = page.locator("#totals tbody th span")
+    names = page.locator(".totals tbody th span")
     before = names.all_inner_texts()
-    page.locator("#totals thead").get_by_role("button", name=column).click()
+    page.locator(".totals thead").get_by_role("button", name=column).click()
     after = names.all_inner_texts()
     assert after == before[::-1] if column == "IoU" else after[0] == first
-    assert page.locator("#totals [aria-sort]").count() == 1
+    assert page.locator(".totals [aria-sort]").count() == 1
 
 
 def test_hostile_names_are_shown_literally(browser: Any, hostile: Path) -> None:

@@ -277,6 +277,20 @@ def test_without_shares_there_is_no_column_of_them(tmp_path: Path) -> None:
     assert class_rows(markup)[1].text.split() == ["class", "1", "0.850", "0.550"]
 
 
+def test_boundaries_and_sizes_are_told_where_they_were_scored(tmp_path: Path, report: Markup) -> None:
+    details = {"eval_mean_boundary_iou": 0.45678, "eval_per_category_boundary_iou": [0.4, 0.5, None] + [0.3] * 5}
+    sizes = {"eval_mean_iou_small": 0.1234, "eval_mean_iou_medium": None, "eval_mean_iou_large": 0.8}
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 10, **final_scores(10, 10), **details, **sizes}))
+    markup = Markup(build_report(tmp_path).read_text())
+    assert "0.457boundary IoU" in markup.one("dl", class_="headline").text
+    dash = "\N{EN DASH}"
+    facts = markup.one("dl", class_="facts").text
+    assert f"0.800 where a class covers 10 % of a photo or more, {dash} from 1 % on, 0.123 below" in facts
+    assert class_rows(markup)[1].text.split() == ["class", "1", "0.850", "0.500", "0.550", "30.0", "%"]
+    assert report.all("th", data_sort="boundary_iou") == []
+    assert "By size" not in report.one("dl", class_="facts").text
+
+
 def test_lists_of_another_length_than_the_names_do_not_shift_a_class(tmp_path: Path) -> None:
     results = {"eval_per_category_iou": [0.1, 0.9], "eval_per_category_accuracy": [0.5]}
     markup = Markup(render_report(RunRecord("run", results=results, class_names=["a", "b", "c"])))

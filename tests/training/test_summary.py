@@ -119,7 +119,7 @@ def test_everything_that_is_written_says_where_it_comes_from(settings: dict[str,
 def test_the_scores_of_every_class_stand_in_a_table_for_other_programs(settings: dict[str, Any]) -> None:
     folder = train(configure("guide", **settings))
     lines = (folder / "classes.csv").read_text().splitlines()
-    assert lines[0] == "id,class,iou,accuracy,share"
+    assert lines[0] == "id,class,iou,accuracy,share,boundary_iou"
     assert len(lines) == 151
 
 

@@ -24,6 +24,7 @@ import train as training
 from data.classes import ID2LABEL
 from data.order import StepSampler
 from segformer import VARIANTS, ConfusionMatrix, ImageProcessor, Segformer, fullres
+from segformer.detail import SIZES
 from segformer.training.checkpoints import STATE_NAME, find_checkpoints, read_training_state, save_checkpoint
 from segformer.training.history import Plan
 from segformer.training.output import RunLock
@@ -130,6 +131,9 @@ def test_log_has_the_keys_of_trainer(settings: dict[str, Any]) -> None:
         "eval_per_category_iou",
         "eval_per_category_accuracy",
         "eval_per_category_share",
+        "eval_mean_boundary_iou",
+        "eval_per_category_boundary_iou",
+        *(f"eval_mean_iou_{size}" for size in SIZES),
         "eval_runtime",
         "eval_samples_per_second",
     }

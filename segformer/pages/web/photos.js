@@ -37,7 +37,7 @@ function goToViewer() {
 }
 
 function prepareTables() {
-  makeSortable(byId("totals"));
+  makeSortable(document.querySelector(".totals"));
   for (const row of all("[data-class]")) {
     const name = row.querySelector("th span");
     const button = element("button", { type: "button", class: "choose" }, element("bdi", {}, name.textContent));
