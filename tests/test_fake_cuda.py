@@ -114,9 +114,7 @@ def test_every_weight_gets_the_gradient_that_autograd_gives_it(card: FakeCard, t
 # ------------------------------------------------------------------------------------------------------------ the step
 
 
-@pytest.mark.parametrize(
-    ("amp", "per_device_train_batch_size"), [("off", 4), ("bf16", 2), ("fp16", 4), ("fp16", 2)]
-)
+@pytest.mark.parametrize(("amp", "per_device_train_batch_size"), [("off", 4), ("bf16", 2), ("fp16", 4), ("fp16", 2)])
 def test_the_host_never_waits_inside_a_step(
     card: FakeCard, amp: str, per_device_train_batch_size: int, tiny_config: SegformerConfig
 ) -> None:
