@@ -18,7 +18,11 @@ from benchmarks.measure import RESULTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = tuple(
-    ROOT / page for page in ("README.md", "README.ko.md", "docs/speed.md", "docs/speed.ko.md", "benchmarks/README.md")
+    ROOT / page
+    for page in (
+        *("README.md", "README.ko.md", "benchmarks/README.md"),
+        *("docs/speed.md", "docs/speed.ko.md", "docs/learning.md", "docs/learning.ko.md"),
+    )
 )
 _PLACE = re.compile(r"(<!-- results/(?P<name>[\w-]+)\.json: (?P<columns>[\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _MACHINES = re.compile(r"(<!-- machines -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -55,6 +59,9 @@ _HEADINGS = {
     "loss_off": "float32",
     "loss_bf16": "bfloat16",
     "loss_fp16": "float16",
+    "scored_mean_iou": "mean IoU",
+    "scored_boundary_iou": "boundary IoU",
+    "scored_pixel_accuracy": "pixel accuracy",
     "largest_batch_size": "largest batch that fits",
     "peer_largest_batch_size": "the peer's",
     "best_batch_size": "batch that is as fast as any",

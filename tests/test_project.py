@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 import sys
@@ -194,6 +195,14 @@ def test_the_picture_of_the_architecture_shows_the_model_as_it_is() -> None:
     architecture = _script("docs/architecture.py")
     drawn = architecture.draw(architecture.measure())
     assert (ROOT / "docs/architecture.svg").read_text(encoding="utf-8") == drawn, "run python docs/architecture.py"
+
+
+def test_the_picture_of_the_curves_shows_what_was_measured() -> None:
+    curves = _script("docs/curves.py")
+    rows = json.loads(curves.RESULTS.read_text(encoding="utf-8"))["rows"]
+    drawn = curves.draw(rows)
+    assert drawn.count('<path class="curve') == len(rows) + len({row["run"] for row in rows})  # with the legend's
+    assert (ROOT / "docs/curves.svg").read_text(encoding="utf-8") == drawn, "run python docs/curves.py"
 
 
 def _script(path: str) -> ModuleType:

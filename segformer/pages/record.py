@@ -253,10 +253,10 @@ def sizes_text(mean_ious: Mapping[str, float]) -> str:
     if not any(map(math.isfinite, mean_ious.values())):
         return ""
     small, medium, large = (score_text(mean_ious[size]) for size in SIZES)
-    _, from_medium, from_large = (f"{least:.0%}".replace("%", " %") for least in SIZES.values())
+    _, from_medium, from_large = (f"{100 * least:.0f}" for least in SIZES.values())
     return (
-        f"mean IoU {large} where a class covers {from_large} of a photo or more, {medium} from {from_medium} on, "
-        f"{small} below"
+        f"mean IoU {large} where a class covers {from_large} % of a photo or more, {medium} where it covers "
+        f"{from_medium} to {from_large} %, {small} where less"
     )
 
 

@@ -348,11 +348,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # https://huggingface.co/docs/transformers/tasks/semantic_segmentation
     "guide": {},
-    # Data of one's own: the paper's augmentation and schedule, over epochs instead of steps.
+    # Data of one's own: the paper's augmentation and schedule, over epochs instead of steps. What was tried on street
+    # photos, value by value: docs/learning.md
     "own": {
         "split": "train",
         "eval_split": "auto",
         "augmentation": "paper",
+        "learning_rate": 2e-4,
         "head_learning_rate_factor": 10.0,
         "weight_decay": 0.01,
         "decay_biases": True,

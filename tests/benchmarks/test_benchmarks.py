@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import flops, peers, precision, throughput
+from benchmarks import flops, peers, precision, streets, throughput
 from data.classes import ID2LABEL
 from segformer import VARIANTS, ImageProcessor, Segformer, SegformerConfig, fullres
 
@@ -303,3 +303,21 @@ def test_exported_forms_are_compared_before_they_are_timed(
     monkeypatch.setattr(exported, "onnx_form", lambda *_, **__: exported.Form(lambda: noise))
     with pytest.raises(SystemExit, match=r"peer, onnx gives another label map on .*; nothing was timed"):
         exported.main()
+
+
+def test_recipes_have_the_same_minutes_and_are_scored_alike(
+    small_shards: Path,
+    small_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = ["--dataset", str(small_shards), "--checkpoint", str(small_checkpoint), "--device", "cpu"]
+    settings = ["image_size=32", "dataloader_num_workers=0", "warmup_steps=1"]
+    _give(monkeypatch, *data, "--minutes", "0.03", "--runs", "own", "guide", "--set", *settings)
+    streets.main()
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert [row["run"] for row in rows] == ["own", "guide"]
+    for row in rows:
+        assert (row["curve"][-1]["step"], row["curve"][-1]["minutes"]) == (row["steps"], 0.03)
+        assert len(row["per_category_iou"]) == 150
+        assert 0 < row["scored_pixel_accuracy"] < 1

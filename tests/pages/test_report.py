@@ -285,7 +285,7 @@ def test_boundaries_and_sizes_are_told_where_they_were_scored(tmp_path: Path, re
     assert "0.457boundary IoU" in markup.one("dl", class_="headline").text
     dash = "\N{EN DASH}"
     facts = markup.one("dl", class_="facts").text
-    assert f"0.800 where a class covers 10 % of a photo or more, {dash} from 1 % on, 0.123 below" in facts
+    assert f"0.800 where a class covers 10 % of a photo or more, {dash} where it covers 1 to 10 %, 0.123" in facts
     assert class_rows(markup)[1].text.split() == ["class", "1", "0.850", "0.500", "0.550", "30.0", "%"]
     assert report.all("th", data_sort="boundary_iou") == []
     assert "By size" not in report.one("dl", class_="facts").text
