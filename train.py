@@ -256,12 +256,12 @@ def train_step(
     averaged = model if isinstance(model, DistributedDataParallel) else None
     num_ranks = averaged.process_group.size() if averaged else 1
     compiled = config.compile and images.is_cuda  # on CPUs the loss is faster as it is
+    dice_sums = sum_ahead_for_dice(model, parts, config) if objective.dice_weight and len(parts) > 1 else None
     for part, (some_images, some_labels) in enumerate(parts, start=1):
         with averaged.no_sync() if averaged and part < len(parts) else nullcontext():
             with autocast(config.amp, images.device):
                 logits = model(some_images)
-            dice_sums = None
-            if objective.dice_weight:  # of the only part of a step
+            if objective.dice_weight and dice_sums is None:  # of the only part of a step
                 dice_sums = sum_over_ranks(fullres.sum_for_dice(logits, some_labels, IGNORE_INDEX))
             share = fullres.mean_loss(logits, some_labels, objective, IGNORE_INDEX, weight, dice_sums, compiled)
             scaler.scale(share * num_ranks).backward()  # type: ignore[no-untyped-call]
@@ -272,6 +272,25 @@ def train_step(
     scaler.step(optimizer)
     scaler.update()
     return StepResult(loss, grad_norm)
+
+
+@torch.no_grad()
+def sum_ahead_for_dice(model: nn.Module, parts: list[tuple[Tensor, Tensor]], config: TrainConfig) -> Tensor:
+    """What Dice is made of over all parts of a step and all ranks, which the gradient of each part needs.
+
+    It takes forward passes of their own, which draw the dropout that those to come will draw again, and leave
+    BatchNorm's statistics to them.
+    """
+    device, before = parts[0][0].device, [buffer.clone() for buffer in model.buffers()]
+    sums = []
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for images, labels in parts:
+            with autocast(config.amp, device):
+                logits = model(images)
+            sums.append(fullres.sum_for_dice(logits, labels, IGNORE_INDEX))
+    for buffer, values in zip(model.buffers(), before, strict=True):
+        buffer.copy_(values)
+    return sum_over_ranks(torch.stack(sums).sum(0))
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation

@@ -189,16 +189,6 @@ class TrainConfig:
 
     def _check_loss(self) -> None:
         self.objective  # noqa: B018 - which checks itself
-        if self.dice_weight and self.gradient_accumulation_steps > 1:
-            raise ValueError(
-                f"dice_weight is {self.dice_weight}, which takes a whole step's photos in one forward pass; "
-                f"gradient_accumulation_steps is {self.gradient_accumulation_steps}: set it to 1"
-            )
-        if self.dice_weight and self.auto_batch_size:
-            raise ValueError(
-                f"dice_weight is {self.dice_weight}, which takes a whole step's photos in one forward pass, and "
-                "auto_batch_size may split it: leave one of them out"
-            )
         if self.loss_mean == "all" and self.objective.weights:
             raise ValueError("loss_mean is 'all', which class_weights have no part in; set it to valid")
 

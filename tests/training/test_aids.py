@@ -372,7 +372,6 @@ def test_event_files_without_tensorboard_are_refused_before_anything_is_done(mon
         ({"freeze_encoder": 1, "checkpoint": None}, "freeze_encoder is 1, and without a checkpoint the encoder starts"),
         ({"freeze_encoder": 4, "head_learning_rate_factor": 0.0}, "nothing is left that learns"),
         ({"early_stopping_patience": -1}, "early_stopping_patience is -1"),
-        ({"dice_weight": 1.0, "auto_batch_size": True}, "leave one of them out"),
     ],
 )
 def test_aids_that_make_no_sense_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
