@@ -125,7 +125,7 @@ def test_a_page_leads_on_in_its_own_language(page: Path) -> None:
     assert [target.name for target in others if _is_korean(target) != _is_korean(page)] == []
 
 
-@on_each_page
+@pytest.mark.parametrize("page", [*PAGES, *map(ROOT.joinpath, ("CONTRIBUTING.md", "SECURITY.md"))], ids=_name)
 def test_paths_on_the_page_exist(page: Path) -> None:
     paths = {name for name in _names(page.read_text(encoding="utf-8")) if re.fullmatch(r"[\w.-]+/[\w./-]*\w/?", name)}
     ours = {path for path in paths if path.startswith(("segformer/", "data/", "tests/", "benchmarks/", "docs/"))}
