@@ -279,7 +279,7 @@ def sum_ahead_for_dice(model: nn.Module, parts: list[tuple[Tensor, Tensor]], con
     """What Dice is made of over all parts of a step and all ranks, which the gradient of each part needs.
 
     It takes forward passes of their own, which draw the dropout that those to come will draw again, and leave
-    BatchNorm's statistics to them.
+    BatchNorm's statistics to them. On MPS they draw dropout of their own.
     """
     device, before = parts[0][0].device, [buffer.clone() for buffer in model.buffers()]
     sums = []

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +24,11 @@ from segformer import ImageProcessor
 from segformer.photos import decode_photo
 from train import configure, train
 
-_COLUMNS = ["run", "seed", "steps", "scored_mean_iou", "scored_boundary_iou", "scored_pixel_accuracy"]
+_COLUMNS = ["run", "seed", "steps", "minutes", "scored_mean_iou", "scored_boundary_iou", "scored_pixel_accuracy"]
 _SCORES = {"mean_iou": "mean_iou", "boundary_iou": "mean_boundary_iou", "pixel_accuracy": "overall_accuracy"}
 _EVALUATIONS = 4  # of a run by the guide, evenly spread
 _UNENDING = 10**6  # steps, of which the minutes leave what they leave
+_TRIED_STEPS = 12  # to see how long one takes
 
 # What is tried: the recipe, and what is changed of it. CamVid's photos are 480 x 360.
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -61,25 +60,19 @@ def data_of(options: argparse.Namespace) -> dict[str, Any]:
     return {"dataset": options.dataset, "split": "train", "eval_split": "validation", "device": options.device, **told}
 
 
-def our_run(options: argparse.Namespace, name: str, seed: int, folder: Path) -> tuple[Path, list[dict[str, float]]]:
-    """Train by a recipe; the folder of the model, and its scores on the way."""
+def our_run(options: argparse.Namespace, name: str, seed: int, folder: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Train by a recipe; the folder of the model, and the entries of its log."""
     recipe, changes = RUNS[name]
-    changes = {**changes, **dict(map(_changed, options.set))}
+    common = data_of(options) | {"checkpoint": options.checkpoint, "seed": seed}
+    common |= changes | dict(map(_changed, options.set))
     if recipe == "guide":
-        every = _steps_between_evaluations(options, partial(_seconds_of_our_step, options, recipe, seed))
-        changes |= {"eval_steps": every, "save_steps": every}
-    config = configure(
-        recipe,
-        **data_of(options),
-        **changes,
-        checkpoint=options.checkpoint,
-        max_train_minutes=options.minutes,
-        seed=seed,
-        output_dir=str(folder / "ours"),
-    )
+        short = {"max_steps": _TRIED_STEPS, "eval_steps": _TRIED_STEPS, "save_steps": _TRIED_STEPS}
+        tried = train(configure(recipe, **(common | short), output_dir=str(folder / "tried")))
+        every = max(1, int(60 * options.minutes / _EVALUATIONS / _seconds_of_step(_log_of(tried))))
+        common |= {"eval_steps": every, "save_steps": every}
+    config = configure(recipe, **common, max_train_minutes=options.minutes, output_dir=str(folder / "ours"))
     output = train(config)
-    log = map(json.loads, (output / "log.jsonl").read_text(encoding="utf-8").splitlines())
-    return output, [_point(entry) for entry in log if "eval_mean_iou" in entry]
+    return output, _log_of(output)
 
 
 def _changed(text: str) -> tuple[str, Any]:
@@ -90,24 +83,33 @@ def _changed(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _point(entry: dict[str, Any]) -> dict[str, float]:
-    return {"step": entry["step"], "mean_iou": entry["eval_mean_iou"]}
+def _log_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def _seconds_of_our_step(options: argparse.Namespace, recipe: str, seed: int) -> float:
-    """What a step takes, from a run of a few."""
-    with tempfile.TemporaryDirectory() as folder:
-        steps = {"max_steps": 12, "eval_steps": 12, "save_steps": 12, "output_dir": f"{folder}/tried"}
-        config = configure(recipe, **data_of(options), **steps, checkpoint=options.checkpoint, seed=seed)
-        started = time.perf_counter()
-        output = train(config)
-        seconds = time.perf_counter() - started
-        results = json.loads((output / "eval_results.json").read_text(encoding="utf-8"))
-        return (seconds - results["eval_runtime"]) / 12
+def _of_log(log: list[dict[str, Any]], key: str) -> float:
+    """A number that stands once in a log."""
+    return next(float(entry[key]) for entry in log if key in entry)
 
 
-def _steps_between_evaluations(options: argparse.Namespace, seconds_of_step: Any) -> int:
-    return max(1, int(60 * options.minutes / _EVALUATIONS / seconds_of_step()))
+def _seconds_of_step(log: list[dict[str, Any]]) -> float:
+    """What a step takes without its evaluation, from the log of a run of a few."""
+    return (_of_log(log, "train_runtime") - _of_log(log, "eval_runtime")) / _TRIED_STEPS
+
+
+def curve_of(log: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The scores of a run over its steps and minutes; when each was found nobody notes, and steps take equally long."""
+    minutes = _of_log(log, "train_runtime") / 60
+    scored = [entry for entry in log if "eval_mean_iou" in entry]
+    steps = scored[-1]["step"]
+    return [
+        {
+            "step": entry["step"],
+            "mean_iou": entry["eval_mean_iou"],
+            "minutes": round(minutes * entry["step"] / steps, 2),
+        }
+        for entry in scored
+    ]
 
 
 class _Rows(Dataset[dict[str, Any]]):
@@ -125,7 +127,7 @@ class _Rows(Dataset[dict[str, Any]]):
         return {name: values[0] for name, values in made.items()}
 
 
-def trainer_run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Path, list[dict[str, float]]]:
+def trainer_run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[Path, list[dict[str, Any]]]:
     """Train with Trainer and the guide's settings, for as many steps as the minutes have room for."""
     from torchvision.transforms import ColorJitter
 
@@ -143,16 +145,13 @@ def trainer_run(options: argparse.Namespace, seed: int, folder: Path) -> tuple[P
         trainer.train()
         return trainer
 
-    started = time.perf_counter()
-    tried = run(12, 12, folder / "tried")
-    evaluation = next(e["eval_runtime"] for e in tried.state.log_history if "eval_runtime" in e)
-    seconds_of_step = (time.perf_counter() - started - evaluation) / 12
-    steps = max(_EVALUATIONS, int((60 * options.minutes - _EVALUATIONS * evaluation) / seconds_of_step))
-    trainer = run(steps, max(1, steps // _EVALUATIONS), folder / "theirs")
+    tried = run(_TRIED_STEPS, _TRIED_STEPS, folder / "tried").state.log_history
+    seconds = 60 * options.minutes / _EVALUATIONS - _of_log(tried, "eval_runtime")
+    every = max(1, int(seconds / _seconds_of_step(tried)))
+    trainer = run(_EVALUATIONS * every, every, folder / "theirs")
     trainer.save_model(folder / "model")
     ImageProcessor(do_reduce_labels=parts.labels.rule.reduce_labels).save_pretrained(folder / "model")
-    scores = [_point(entry) for entry in trainer.state.log_history if "eval_mean_iou" in entry]
-    return folder / "model", scores
+    return folder / "model", trainer.state.log_history
 
 
 def score(options: argparse.Namespace, model: Path, folder: Path) -> dict[str, Any]:
@@ -177,17 +176,15 @@ def main() -> None:
     for seed in options.seeds:
         for name in options.runs:
             with tempfile.TemporaryDirectory() as place:
-                folder, started = Path(place), time.perf_counter()
+                folder = Path(place)
                 if name == "trainer":
-                    model, curve = trainer_run(options, seed, folder)
+                    model, log = trainer_run(options, seed, folder)
                 else:
-                    model, curve = our_run(options, name, seed, folder)
-                minutes = (time.perf_counter() - started) / 60
+                    model, log = our_run(options, name, seed, folder)
                 results = score(options, model, folder)
-            steps = curve[-1]["step"]
-            for point in curve:  # of which nobody noted the time: steps take equally long
-                point["minutes"] = round(options.minutes * point["step"] / steps, 2)
-            row = {"run": name, "seed": seed, "steps": steps, "minutes_in_all": minutes, "changed": options.set}
+            curve = curve_of(log)
+            row = {"run": name, "seed": seed, "steps": curve[-1]["step"], "minutes": curve[-1]["minutes"]}
+            row |= {"changed": options.set if name in RUNS else []}
             row |= {f"scored_{each}": results[f"eval_{key}"] for each, key in _SCORES.items()}
             row |= {"per_category_iou": results["eval_per_category_iou"], "curve": curve}
             rows.append(row)

@@ -2,7 +2,8 @@
 
 Boundary IoU is that of Cheng et al. (CVPR 2021), counted over all photos as mean IoU is: of every class, only the
 pixels within 2 % of the picture's diagonal from where it ends are compared, so that the insides of large regions, which
-every model gets right, no longer hide a ragged outline. What is ignored ends a class as another class does.
+every model gets right, no longer hide a ragged outline. What is ignored is looked through: a class ends where another
+is seen within that reach, or where the picture ends.
 
 By size, a class is counted in the photos of which it covers a small, a medium or a large share, as label maps do not
 tell one object from the next. What is predicted in photos without the class counts for no size.
@@ -60,14 +61,17 @@ class DetailedConfusionMatrix(ConfusionMatrix):
 
     def update(self, predictions: Tensor | NDArray[Any], labels: Tensor | NDArray[Any]) -> None:
         """Add a map (H, W) or a batch of maps (B, H, W) of whole photos, as ``ConfusionMatrix.update`` does."""
-        super().update(predictions, labels)
         predictions = torch.as_tensor(predictions, device=self.counts.device)
         labels = torch.as_tensor(labels, device=self.counts.device)
         if labels.ndim not in (2, 3):
             raise ValueError(f"label maps are {list(labels.shape)}; they must be (H, W) or (B, H, W)")
+        super().update(predictions, labels)
         if labels.numel() == 0:
             return
-        left_out = labels == self.ignore_index
+        if self.ignore_index < 0 and not labels.dtype.is_signed:  # which would be compared modulo 256
+            left_out = torch.zeros_like(labels, dtype=torch.bool)
+        else:
+            left_out = labels == self.ignore_index
         if labels.device.type == "cuda":  # where strays are refused only with the scores
             left_out |= (labels < 0) | (labels >= self.num_labels) | (predictions < 0)
             left_out |= predictions >= self.num_labels
@@ -93,15 +97,19 @@ class DetailedConfusionMatrix(ConfusionMatrix):
         return counts.scatter_add_(1, numbers, torch.ones_like(numbers))[:, :-1]
 
     def _border_of(self, maps: Tensor) -> Tensor:
-        """The maps (B, H, W) with K wherever a pixel lies further from all other classes, and from the edge."""
+        """The maps (B, H, W) with K wherever a pixel lies further from all other classes, and from the edge.
+
+        K in them is no class: to the lowest it is above all others, to the highest it is made the lowest.
+        """
         reach = max(1, round(_BORDER * math.hypot(*maps.shape[-2:])))
         inside = maps[:, reach:-reach, reach:-reach]
         if inside.numel() == 0:
             return maps
         window = 2 * reach + 1
-        highest, lowest = (_over_windows(maps, window, extreme) for extreme in (torch.maximum, torch.minimum))
+        highest = _over_windows(maps.masked_fill(maps == self.num_labels, 0), window, torch.maximum)
+        lowest = _over_windows(maps, window, torch.minimum)
         border = maps.clone()
-        border[:, reach:-reach, reach:-reach] = inside.masked_fill(highest == lowest, self.num_labels)
+        border[:, reach:-reach, reach:-reach] = inside.masked_fill(highest <= lowest, self.num_labels)
         return border
 
     def _add_sizes(self, found: Tensor, labelled: Tensor, predicted: Tensor) -> None:

@@ -85,9 +85,10 @@ class Loss:
 
 
 def balanced_weights(shares: Sequence[float]) -> tuple[float, ...]:
-    """Weights by median frequency (Eigen and Fergus, 2015) from the classes' pixels or shares of them.
+    """Weights by median frequency from the classes' pixels or shares of them.
 
     The median share over the class's own, so that a class of the median share has 1. A class that never occurs has 0.
+    Shares are of all pixels; those of Eigen and Fergus (2015) are of the photos that hold the class.
     Raises ValueError where none occurs.
     """
     present = torch.tensor([share for share in shares if share > 0], dtype=torch.float64)
@@ -222,13 +223,14 @@ def sum_for_dice(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Ten
     """
     _check(logits, labels, ignore_index)
     small = channels_last(_with_background(logits))
-    found, predicted, labelled = sums = small.new_zeros(3, small.shape[-1])
+    precise = torch.float32 if small.device.type == "mps" else torch.float64  # float32 counts to 2**24, one by one
+    found, predicted, labelled = sums = small.new_zeros(3, small.shape[-1], dtype=precise)
     with torch.autocast(small.device.type, enabled=False):
         for pixels in _Walk(small, labels, ignore_index):
             valid, target = pixels.valid.to(small.dtype), pixels.target[:, 0]
-            found.index_add_(0, target, (pixels.log_truth.exp() * valid)[:, 0])
+            found.index_add_(0, target, (pixels.log_truth.exp() * valid)[:, 0].to(precise))
             predicted += (valid.t() @ pixels.probability)[0]
-            labelled.index_add_(0, target, valid[:, 0])
+            labelled.index_add_(0, target, valid[:, 0].to(precise))
     return sums
 
 
@@ -423,12 +425,14 @@ class _Dice:
 
     @staticmethod
     def of(sums: Tensor, scale: Tensor) -> _Dice:
-        """From the sums over the effective batch."""
+        """From the sums over the effective batch, in the precision of the ``scale``."""
+        dtype = scale.dtype
         found, predicted, labelled = sums
         occurs = labelled > 0
         scale = torch.where(occurs, scale / occurs.sum().clamp(min=1), 0)
         both = torch.where(occurs, predicted + labelled, 1)
-        return _Dice(-2 * scale / both, 2 * scale * found / both**2, scale / torch.where(occurs, labelled, 1))
+        slopes = -2 * scale / both, 2 * scale * found / both**2, scale / torch.where(occurs, labelled, 1)
+        return _Dice(*(each.to(dtype) for each in slopes))
 
 
 @dataclass
@@ -475,7 +479,8 @@ class _Terms:
             cost = cost + spread * (weights.sum() * log_sum - (pixels.logits @ weights)[:, None])
             push = push + spread * weights.sum()
         if loss.kind == "focal" and loss.gamma:
-            rest = (-torch.expm1(log_truth)).clamp(min=torch.finfo(log_truth.dtype).tiny)  # 1 - p
+            # 1 - p, of which p itself leaves no more digits; with a gamma below 1 the slope at 0 would be infinite.
+            rest = (-torch.expm1(log_truth)).clamp(min=torch.finfo(log_truth.dtype).eps)
             factor = rest**loss.gamma
             steeper = loss.gamma * factor / rest * log_truth.exp() * cost
             cost, spread = factor * cost, factor * spread

@@ -33,7 +33,7 @@ def some_maps(size: tuple[int, int], count: int = 3, seed: int = 0) -> tuple[NDA
 
 
 def border_pixels(label_map: NDArray[Any], k: int) -> set[tuple[int, int]]:
-    """The pixels of a class that have another, an ignored pixel or the outside within 2 % of the diagonal."""
+    """The pixels of a class that have another or the outside within 2 % of the diagonal."""
     height, width = label_map.shape
     reach = max(1, round(0.02 * math.hypot(height, width)))
     around = range(-reach, reach + 1)
@@ -41,7 +41,7 @@ def border_pixels(label_map: NDArray[Any], k: int) -> set[tuple[int, int]]:
         (y, x)
         for y, x in zip(*np.nonzero(label_map == k), strict=True)
         if any(
-            not (0 <= y + dy < height and 0 <= x + dx < width) or label_map[y + dy, x + dx] != k
+            not (0 <= y + dy < height and 0 <= x + dx < width) or label_map[y + dy, x + dx] not in (k, IGNORED)
             for dy, dx in product(around, around)
         )
     }
@@ -93,6 +93,29 @@ def test_a_ragged_outline_costs_more_than_in_mean_iou() -> None:
     assert scores.boundary.mean_iou < 0.85
 
 
+def test_ignored_specks_are_no_borders_that_everybody_meets() -> None:
+    labels = np.zeros((200, 200), np.uint8)
+    labels[50:150, 50:150] = 1
+    predictions = labels.copy()
+    predictions[50:150, 150:154] = 1
+    specks = np.where(np.random.default_rng(0).random(labels.shape) < 0.01, IGNORED, labels)
+    ious = []
+    for truth in (labels, specks):
+        matrix = DetailedConfusionMatrix(2)
+        matrix.update(predictions, truth)
+        ious.append(matrix.scores().boundary.per_category_iou)
+    assert ious[0].max() < 0.9
+    np.testing.assert_allclose(ious[1], ious[0], atol=0.01)
+
+
+def test_bytes_are_no_negative_index_to_ignore() -> None:
+    whole = np.full((8, 8), 156, np.uint8)  # -100 modulo 256
+    matrix = DetailedConfusionMatrix(200, ignore_index=-100)
+    matrix.update(whole, whole)
+    assert matrix.counts[156, 156] == 64
+    assert matrix.details[:, :, 156].tolist() == [[28] * 3, [0] * 3, [0] * 3, [64] * 3]  # an edge of one pixel; large
+
+
 def test_batches_and_sums_of_matrices_are_counted_as_one_photo_after_another() -> None:
     predictions, labels = some_maps((40, 60))
     whole, parts = DetailedConfusionMatrix(CLASSES), DetailedConfusionMatrix(CLASSES)
@@ -127,8 +150,10 @@ def test_ignored_photos_count_nothing_and_what_is_predicted_there_does_not_matte
 
 
 def test_only_maps_of_whole_photos_have_borders() -> None:
+    matrix = DetailedConfusionMatrix(CLASSES)
     with pytest.raises(ValueError, match=r"label maps are \[12\]; they must be \(H, W\) or \(B, H, W\)"):
-        DetailedConfusionMatrix(CLASSES).update(np.zeros(12, np.uint8), np.zeros(12, np.uint8))
+        matrix.update(np.zeros(12, np.uint8), np.zeros(12, np.uint8))
+    assert not matrix.counts.any()
 
 
 def test_the_scores_are_printed_with_the_details() -> None:

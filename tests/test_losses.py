@@ -24,6 +24,7 @@ LOSSES = {
     "focal": Loss("focal"),
     "focal of gamma 0.5": Loss("focal", gamma=0.5),
     "focal of gamma 0": Loss("focal", gamma=0.0),
+    "focal of gamma 0.5, smoothed": Loss("focal", gamma=0.5, smoothing=0.1),
     "ohem": Loss("ohem"),
     "dice": Loss(dice_weight=0.7),
     "all of focal": Loss("focal", gamma=1.5, weights=WEIGHTS, smoothing=0.2, dice_weight=2.0),
@@ -160,6 +161,25 @@ def test_loss_survives_large_logits(loss: Loss) -> None:
     assert torch.isfinite(gradient).all()
     exact = fullres.plain_loss(logits.double(), labels, loss)
     torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES.values() if loss.kind != "ohem"])
+def test_gradients_of_pixels_that_are_sure_are_those_of_float64(loss: Loss) -> None:
+    logits, labels = some_logits(2, 5, (16, 16)), some_labels(2, 5, (64, 64))
+    logits[0, 1, 4:8, 4:8] = 30
+    labels[0, 16:32, 16:32] = 1
+    _, gradient = ours(logits, labels, loss)
+    _, exact = ours(logits.double(), labels, loss)
+    assert (gradient - exact).norm() < 1e-3 * exact.norm()
+
+
+def test_dice_counts_beyond_what_float32_can_count_one_by_one() -> None:
+    pixels = 2**24 + 2**12
+    logits, labels = torch.zeros(1, 2, 1, 1), torch.zeros(1, 2**12, pixels // 2**12, dtype=torch.int64)
+    found, predicted, labelled = fullres.sum_for_dice(logits, labels).tolist()
+    assert labelled == [pixels, 0]
+    assert found == [pixels / 2, 0]
+    assert predicted == pytest.approx([pixels / 2, pixels / 2])
 
 
 @every_loss

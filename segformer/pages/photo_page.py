@@ -346,7 +346,7 @@ class _Totals:
             Column("share", "Pixels", shares, percent_text),
             Column("photos", "Photos", self.photos, _count_text),
         ]
-        caption = "IoU, accuracy, share of the labelled pixels and number of photos of every class, worst IoU first"
+        caption = f"{', '.join(each.title for each in columns)} of every class, worst IoU first"
         mean = (scores.mean_iou if scored else 0, f"mean {score_text(scores.mean_iou)}")
         return _TOTALS.fill(
             first="worst",

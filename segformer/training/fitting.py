@@ -36,7 +36,7 @@ def fit_batch(
         labels = torch.zeros(size, *image_size, dtype=torch.int64, device=device)
         with autocast(config.amp, device):
             logits = model(images)
-        fullres.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+        fullres.mean_loss(logits, labels, config.objective).backward()  # type: ignore[no-untyped-call]
 
     try:
         size = ranks.least(largest_fitting(config.per_device_train_batch_size, attempt))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -42,11 +43,12 @@ class StopRequest:
         return Interrupted(f"stopped by {signal.Signals(number).name} after step {step}; {again}", number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        if self.signal == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
         if self.answers and number == signal.SIGINT:  # in whatever the signal came between: no buffer is safe to use
-            os.write(2, b"\nstopping once this step is saved; Ctrl-C again stops at once\n")
+            with contextlib.suppress(OSError):  # the same Ctrl-C ends a tee that listens
+                os.write(2, b"\nstopping once this step is saved; Ctrl-C again stops at once\n")
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the run did as it was asked

@@ -318,6 +318,14 @@ def test_recipes_have_the_same_minutes_and_are_scored_alike(
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
     assert [row["run"] for row in rows] == ["own", "guide"]
     for row in rows:
-        assert (row["curve"][-1]["step"], row["curve"][-1]["minutes"]) == (row["steps"], 0.03)
+        assert [row["curve"][-1][key] for key in ("step", "minutes")] == [row["steps"], row["minutes"]]
+        assert 0.02 < row["minutes"] < 0.3  # on a machine that may be busy
         assert len(row["per_category_iou"]) == 150
         assert 0 <= row["scored_pixel_accuracy"] <= 1
+
+
+def test_a_curve_has_the_time_that_the_log_tells() -> None:
+    scores = [{"step": step, "eval_mean_iou": step / 100} for step in (3, 6, 7)]
+    assert streets.curve_of([{"loss": 1.0}, *scores, {"train_runtime": 420.0}]) == [
+        {"step": step, "mean_iou": step / 100, "minutes": step} for step in (3, 6, 7)
+    ]

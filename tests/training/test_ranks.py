@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from data.order import NO_ROW, StepSampler
 from segformer import Segformer
-from segformer.training.ranks import Ranks, distribute, join_ranks, leave_ranks, take_writers_buffers
+from segformer.detail import DetailedConfusionMatrix
+from segformer.training.ranks import ALONE, Ranks, distribute, join_ranks, leave_ranks, take_writers_buffers
 from train import (
     TrainConfig,
     build_model,
@@ -55,6 +56,16 @@ def _losses_and_norms(config: TrainConfig, ranks: Ranks, frozen: bool) -> list[f
     return losses
 
 
+def _details_of(ranks: Ranks) -> list[Any]:
+    """What is counted along borders and by size when each rank has seen its share of some maps."""
+    maps = torch.randint(3, (2, 4, 30, 40), generator=torch.Generator().manual_seed(0))
+    matrix = DetailedConfusionMatrix(3)
+    matrix.update(*maps[:, ranks.rank :: ranks.count])
+    matrix.all_reduce()
+    counts: list[Any] = matrix.details.tolist()
+    return counts
+
+
 def _as_rank(settings: dict[str, Any], frozen: bool, folder: str) -> None:
     config = configure("guide", **settings)
     ranks, device = join_ranks(torch.device("cpu"))
@@ -65,7 +76,7 @@ def _as_rank(settings: dict[str, Any], frozen: bool, folder: str) -> None:
     take_writers_buffers(model, ranks)
     results = evaluate(model.eval(), build_samples(config, processor)[1], config, device, ranks)
     (Path(folder) / f"{ranks.rank}.json").write_text(
-        json.dumps({"losses": losses, "mean_iou": results["eval_mean_iou"]})
+        json.dumps({"losses": losses, "mean_iou": results["eval_mean_iou"], "details": _details_of(ranks)})
     )
     ranks.wait()
     leave_ranks()
@@ -93,6 +104,7 @@ def settings(small_shards: Path, small_checkpoint: Path) -> dict[str, Any]:
         ("train[:8]", False, {}),
         ("train[:9]", True, {}),  # where an epoch's rows do not go round, a photo without labels fills in
         ("train[:8]", False, {"loss_mean": "all", "dataloader_drop_last": True}),
+        ("train[:8]", False, {"dice_weight": 1.0}),
     ],
 )
 def test_two_ranks_of_one_image_train_and_score_like_one_of_two(
@@ -117,7 +129,7 @@ def test_two_ranks_of_one_image_train_and_score_like_one_of_two(
     for rank in range(2):
         seen = json.loads((tmp_path / f"{rank}.json").read_text())
         assert seen["losses"] == pytest.approx(expected, rel=1e-4)
-        assert seen["mean_iou"] == score
+        assert (seen["mean_iou"], seen["details"]) == (score, _details_of(ALONE))
 
 
 def test_ranks_are_dealt_every_row_once_and_equally_many_places() -> None:

@@ -18,6 +18,7 @@ from programs import ROOT, Started
 
 from segformer import Segformer
 from segformer.training.checkpoints import check_whole, find_checkpoints, read_training_state
+from segformer.training.interrupts import StopRequest
 
 MEASURED = ("runtime", "second", "wait", "memory")
 
@@ -132,6 +133,18 @@ def test_a_second_interrupt_stops_at_once(words: list[str], tmp_path: Path) -> N
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("interrupted; go on with --resume-from-checkpoint")
     assert max(find_checkpoints(folder)) < 9
+
+
+def test_an_answer_that_nobody_can_read_any_more_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:  # as where the same Ctrl-C has ended the tee that listens
+        raise BrokenPipeError
+
+    monkeypatch.setattr(os, "write", broken)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow
