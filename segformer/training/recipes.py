@@ -344,6 +344,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "split": "train",
         "eval_split": "auto",
         "augmentation": "paper",
+        "dice_weight": 1.0,
         "learning_rate": 2e-4,
         "head_learning_rate_factor": 10.0,
         "weight_decay": 0.01,
