@@ -20,11 +20,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.class_files import Classes
 from data.classes import IGNORE_INDEX
 from data.decoding import decode_pair
 from data.labels import LabelRule
+from data.truths import classes_of, pair_photos
 from segformer import Segmenter, command
 from segformer.command import DEFAULT_CHECKPOINT, newest_run, parse_arguments
+from segformer.config import compare_classes
 from segformer.predictions import Segmented
 from segformer.training.recorded import recorded_rule, run_of
 
@@ -35,16 +38,37 @@ __all__ = ["DEFAULT_CHECKPOINT", "infer", "newest_run", "parse_arguments"]
 
 def infer(options: argparse.Namespace) -> list[str]:
     """Segment every photo; return a line for each that could not be. The others are written all the same."""
-    return command.infer(options, open_truths)
+    return command.infer(options, LABEL_MAPS)
 
 
 def open_truths(label_maps: Mapping[Path, Path], source: str, segmenter: Segmenter, binary: bool = False) -> Truths:
-    """The label maps of photos as the training of a model reads them, or as ``binary`` masks."""
+    """The label maps of photos as the training of a model reads them, or as ``binary`` masks.
+
+    Raises ValueError where a class file beside them has the model's classes in another order.
+    """
     if binary:
         if segmenter.model.config.num_labels != 2:
             raise ValueError(f"--binary-masks has two classes, and {source} {segmenter.model.config.num_labels}")
         return Truths(label_maps, LabelRule(2, False, binary=True), True)
-    return Truths(label_maps, *label_rule_of(source, segmenter))
+    rule, is_known = label_rule_of(source, segmenter)
+    if label_maps and (classes := classes_of(next(iter(label_maps.values())).parent)):
+        check_classes(classes, segmenter.model.config.id2label, rule)
+    return Truths(label_maps, rule, is_known)
+
+
+def check_classes(classes: Classes, id2label: Mapping[int, str], rule: LabelRule) -> None:
+    """Raise ValueError where a class file means other classes than a model by the same numbers or colours."""
+    if not rule.colours:
+        compare_classes(id2label, dict(enumerate(classes.names)))
+        return
+    by_colour = dict(rule.colours)
+    for name, colour in zip(classes.names, classes.colours or (), strict=False):
+        k = by_colour.get(colour, IGNORE_INDEX)
+        if k != IGNORE_INDEX and id2label[k].strip().casefold() != name.strip().casefold():
+            raise ValueError(
+                f"{classes.source} calls {colour} {name!r}, and to the model it is {id2label[k]!r}; give label maps in "
+                "the colours of its training"
+            )
 
 
 @dataclass(frozen=True)
@@ -83,9 +107,12 @@ def label_rule_of(source: str, segmenter: Segmenter) -> tuple[LabelRule, bool]:
     return LabelRule(num_labels, reduced, IGNORE_INDEX), False
 
 
+LABEL_MAPS = command.LabelMaps(pair_photos, open_truths)
+
+
 def main() -> int:
     """Run from the command line; the exit status is 1 if any photo could not be read."""
-    return command.main(open_truths)
+    return command.main(LABEL_MAPS)
 
 
 if __name__ == "__main__":

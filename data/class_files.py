@@ -1,10 +1,12 @@
 """The files that say what classes are called and which colours they are drawn in, as tools and data sets write them.
 
-names.txt           a name a line, or an id and a name
+names.txt           a name a line, an id and a name, a name and its id, or r g b and a name
 id2label.json       a list of names, {"0": "wall"}, {"wall": 0}, {"wall": [120, 120, 120]}, or a list of objects with
                     name, id and color
 labelmap.txt        name:r,g,b:parts:actions (CVAT, Pascal VOC)
 class_dict.csv      a table with a header: name, r, g, b, or Idx, Ratio, Name (objectInfo150), in any delimiter
+
+Ids may have holes, as 0, 50, 100 or 7, 11, 26; classes are then numbered in their order.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +30,11 @@ MAYBE_CLASS_FILES = (
 )  # fmt: skip
 
 _MOST_NAMES = IGNORE_INDEX
-_ID_HEADS = {"idx", "id", "index", "pixelvalue", "value", "classid", "labelid"}
+_ID_HEADS = {
+    "idx", "id", "ids", "index", "number", "no", "code", "dn", "value", "pixel", "pixelvalue", "maskvalue", "gray",
+    "grey", "grayvalue", "greyvalue", "classid", "classnumber", "classindex", "labelid", "labelvalue", "labelindex",
+    "categoryid", "trainid",
+}  # fmt: skip
 _NAME_HEADS = {"name", "class", "label", "classname", "labelname", "category", "classes", "names"}
 _CHANNEL_HEADS = (("r", "red"), ("g", "green"), ("b", "blue"))
 
@@ -45,28 +51,37 @@ class Entry(NamedTuple):
 class Classes:
     """The classes of a file, in its order, or in that of the ids that it gives.
 
-    ``first_id`` is the lowest of these ids, 0 or 1, and None where the file has none. ``source`` is its name.
+    ``first_id`` is the lowest of these ids, 0 or 1, and None where the file has none. ``ids`` are all of them where
+    they have holes, and then ``first_id`` says nothing. ``source`` is its name.
     """
 
     source: str
     names: tuple[str, ...]
     colours: tuple[Colour, ...] | None = None
     first_id: int | None = None
+    ids: tuple[int, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The id of every class, as the file gives it; nothing where it gives none."""
+        if self.ids or self.first_id is None:
+            return self.ids
+        return tuple(range(self.first_id, self.first_id + len(self.names)))
 
 
 def read_label_names(path: Path) -> list[str]:
     """The names of classes 0, 1, ... from a class file. Raises what ``read_classes`` does, and for ids from 1 on."""
     classes = read_classes(path)
-    if classes.first_id == 1:
-        raise ValueError(f"label names in {path}: {_no_name(0, len(classes.names))}")
+    if missing := [k for k in range(len(classes.names)) if classes.numbers and k not in classes.numbers]:
+        raise ValueError(f"label names in {path}: {_no_name(missing[0], len(classes.names))}")
     return list(classes.names)
 
 
 def read_classes(path: Path) -> Classes:
     """The classes of a file of one of the forms above; JSON is told by its ending .json.
 
-    Raises ValueError, naming the file, for ids that are not 0 to n - 1 or 1 to n, for a name that is blank or there
-    twice, for a colour that is none or there twice, and for none or more than 255; OSError where it cannot be read.
+    Raises ValueError, naming the file, for an id, a name or a colour that is there twice, a name that is blank, a
+    colour that is none, and for none or more than 255 classes; OSError where it cannot be read.
     """
     return parse_classes(read_text(Path(path)), str(path))
 
@@ -106,7 +121,8 @@ def agree(several: Sequence[Classes]) -> Classes | None:
             together = each
             continue
         names = [[name.strip().casefold() for name in found.names] for found in (together, each)]
-        for what, first, second in (("names", *names), ("colours", together.colours, each.colours)):
+        numbers = together.numbers, each.numbers
+        for what, first, second in (("names", *names), ("colours", together.colours, each.colours), ("ids", *numbers)):
             if first and second and list(first) != list(second):
                 place = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), -1)
                 which = f"class {place} is {first[place]!r} and {second[place]!r}" if place >= 0 else (
@@ -116,7 +132,9 @@ def agree(several: Sequence[Classes]) -> Classes | None:
                     f"{together.source} and {each.source} contradict each other in their {what}: {which}; remove one, "
                     "or name the right one as --label-names"
                 )
-        together = replace(together, colours=together.colours or each.colours)
+        numbered = together if together.numbers else each
+        colours = together.colours or each.colours
+        together = replace(together, colours=colours, first_id=numbered.first_id, ids=numbered.ids)
     return together
 
 
@@ -143,10 +161,35 @@ def _from_lines(text: str) -> list[Entry]:
         return [Entry(name.strip(), None, _colour(colour.strip())) for name, colour, *_ in parts if colour.strip()]
     if bare and (table := _table(bare)):
         return table
-    if bare and all(re.fullmatch(r"\d+[\s,:;]+[^\d\s].*", line) for line in bare):
-        found = [re.split(r"[\s,:;]+", line, maxsplit=1) for line in bare]
-        return [Entry(name, int(number)) for number, name in found]
+    if any(re.match(r"(names|nc|classes|labels)\s*:", line) for line in bare):
+        raise ValueError(f"{bare[0]!r} looks like YAML, which is not read; write a name a line, or JSON")
+    for form, make in _LINES:
+        if bare and all(found := [re.fullmatch(form, line) for line in bare]):
+            entries = [make(match) for match in found if match]
+            names = {entry.name for entry in entries}
+            if form is not _NAME_AND_ID or (
+                len(names) == len(entries) and _count_up(entry.number for entry in entries)
+            ):
+                return entries
+    if len(bare) == 1 and "," in bare[0]:
+        return [Entry(name.strip()) for name in bare[0].split(",")]
     return [Entry(line) for line in lines]
+
+
+_RGB = r"\d+[\s,;]+\d+[\s,;]+\d+"
+_NAME_AND_ID = r"(.*[^\d\s,:;=])[\s,:;=]+(\d+)"
+_LINES: tuple[tuple[str, Callable[[re.Match[str]], Entry]], ...] = (
+    (r"(\d+)[\s,:;]+([^\d\s].*)", lambda found: Entry(found[2], int(found[1]))),
+    (rf"({_RGB})[\s,;]+([^\d\s].*)", lambda found: Entry(found[2], None, _triple(found[1]))),
+    (rf"([^,;\t]*[^\d\s,;])\s*[,;\t]\s*({_RGB})", lambda found: Entry(found[1], None, _triple(found[2]))),
+    (_NAME_AND_ID, lambda found: Entry(found[1].strip(), int(found[2]))),
+)  # fmt: skip
+
+
+def _count_up(numbers: Iterable[int | None]) -> bool:
+    """Whether numbers are 0 to n - 1 or 1 to n, in any order, as ids are and what else is counted is not."""
+    found = sorted(number for number in numbers if number is not None)
+    return len(found) > 1 and found in (list(range(len(found))), list(range(1, len(found) + 1)))
 
 
 def _table(lines: list[str]) -> list[Entry]:
@@ -157,10 +200,20 @@ def _table(lines: list[str]) -> list[Entry]:
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
     heads = [re.sub(r"[^a-z]", "", head.lower()) for head in rows[0]]
     place = {head: i for i, head in reversed(list(enumerate(heads)))}
-    name = next((place[head] for head in heads if head in _NAME_HEADS), None)
+    numeric = [
+        i for i in range(len(heads)) if rows[1:] and all(row[i : i + 1] and row[i].isdigit() for row in rows[1:])
+    ]
+    names = [place[head] for head in heads if head in _NAME_HEADS]
+    name = next((i for i in names if i not in numeric), names[0] if names else None)
     if name is None:
         return []
-    number = next((place[head] for head in heads if head in _ID_HEADS), None)
+    number = next((place[head] for head in heads if head in _ID_HEADS and place[head] != name), None)
+    if number is None:  # a column that can be nothing else
+        counted = [i for i in numeric if i != name and _count_up(int(row[i]) for row in rows[1:])]
+        if len({tuple(row[i] for row in rows[1:]) for i in counted}) > 1:
+            shown = " and ".join(rows[0][i] for i in counted)
+            raise ValueError(f"the columns {shown} both count the classes, each otherwise; call the right one id")
+        number = counted[0] if counted else None
     channels = [next((place[head] for head in heads if head in names), None) for names in _CHANNEL_HEADS]
     whole = [i for i, head in enumerate(heads) if head.startswith(("color", "colour", "rgb"))]
     entries = []
@@ -217,8 +270,10 @@ def _from_json(text: str) -> list[Entry]:
         return [_from_object(each, number) for number, each in enumerate(entries)]
     if not isinstance(entries, dict):
         raise ValueError(f"JSON holds a {type(entries).__name__}; it must be a list of names, or ids with names")
-    if entries and all(map(is_integer, entries.values())):
-        return [Entry(name, number) for name, number in entries.items()]
+    numbers = [_number(value) for value in entries.values()]
+    are_names = all(isinstance(value, str) for value in entries.values()) and all(key.isdigit() for key in entries)
+    if entries and None not in numbers and not are_names:
+        return [Entry(name, number) for name, number in zip(entries, numbers, strict=True)]
     if entries and all(isinstance(value, list) and len(value) == 3 for value in entries.values()):
         return [Entry(name, None, _colour(value)) for name, value in entries.items()]
     for key in entries:
@@ -231,9 +286,18 @@ def _from_object(each: Any, place: int) -> Entry:
     if not isinstance(each, dict):
         return Entry(_text(each, place))
     name = next((each[key] for key in ("name", "label", "class", "readable", "supercategory") if key in each), None)
-    number = next((each[key] for key in ("id", "index", "value") if is_integer(each.get(key))), None)
+    keys = sorted(each, key=lambda key: re.sub(r"[^a-z]", "", key.lower()) != "id")
+    ids = (_number(each[key]) for key in keys if re.sub(r"[^a-z]", "", key.lower()) in _ID_HEADS)
+    number = next((number for number in ids if number is not None), None)
     colour = next((each[key] for key in ("color", "colour", "rgb") if each.get(key) is not None), None)
     return Entry(_text(name, place), number, None if colour is None else _colour(colour))
+
+
+def _number(value: Any) -> int | None:
+    """An id, which some tools write as text."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
+    return value if is_integer(value) and value >= 0 else None
 
 
 def _text(name: Any, place: int) -> str:
@@ -253,14 +317,18 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _checked(entries: list[Entry], source: str) -> Classes:
     if not 1 <= len(entries) <= _MOST_NAMES:
         raise ValueError(f"{len(entries)} names; there must be 1 to {_MOST_NAMES}")
-    first_id = None
+    first_id: int | None = None
+    ids: tuple[int, ...] = ()
     if any(entry.number is not None for entry in entries):
-        numbers = {entry.number: entry for entry in entries}
-        first_id = 0 if 0 in numbers or 1 not in numbers else 1
-        if missing := [k for k in range(first_id, len(entries) + first_id) if k not in numbers]:
-            missing = [0] if first_id == 1 else missing
-            raise ValueError(_no_name(missing[0], len(entries)))
-        entries = [numbers[k] for k in range(first_id, len(entries) + first_id)]
+        if lacking := [entry.name for entry in entries if entry.number is None]:
+            raise ValueError(f"class {lacking[0]!r} has no id, and others have; give every class one, or none")
+        entries = sorted(entries, key=lambda entry: entry.number or 0)
+        found = [entry.number or 0 for entry in entries]
+        _refuse_repeats("id", map(str, found))
+        if _count_up(found) or found in ([0], [1]):
+            first_id = found[0]
+        else:
+            ids = tuple(found)
     for number, entry in enumerate(entries):
         if not entry.name.strip():
             raise ValueError(f"class {number} has a blank name; name every class")
@@ -270,7 +338,7 @@ def _checked(entries: list[Entry], source: str) -> Classes:
         bare = next(entry.name for entry in entries if entry.colour is None)
         raise ValueError(f"class {bare!r} has no colour, and others have; give every class one, or none")
     _refuse_repeats("colour", map(str, colours))
-    return Classes(source, tuple(entry.name for entry in entries), tuple(colours) or None, first_id)
+    return Classes(source, tuple(entry.name for entry in entries), tuple(colours) or None, first_id, ids)
 
 
 def _no_name(number: int, count: int) -> str:

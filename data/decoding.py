@@ -26,6 +26,7 @@ OpenPhoto = Callable[[bytes, str], Image.Image]
 # No others: Pillow runs programs to open some (EPS), JPEG blurs class ids, and GIF may number them anew.
 _PHOTO_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")
 _LABEL_FORMATS = ("PNG", "BMP", "TIFF")
+_MASK_FORMATS = ("JPEG", "GIF")  # of binary masks besides, whose greys are cut at half
 _PHOTO_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {  # of the orientations in which width and height change places
@@ -34,9 +35,12 @@ _TURNS = {  # of the orientations in which width and height change places
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BACK = {Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270}
+COPIED_TURN = "seen, but for an orientation that was copied from there: it is taken as stored"
 _BLURRING = ("jpeg", "tiff_jpeg", "webp")  # compressions of a TIFF
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads grey of 2 and 4 bits over 0 to 255; a label is what is stored
 _MOST_NAMED = 3  # colours in a message
+_BLACK_AND_WHITE: tuple[Colour, Colour] = ((0, 0, 0), (255, 255, 255))
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +65,16 @@ def decode_pair(
     image = (open_photo or read_strictly)(image_bytes, f"image of {where}")
     if annotation_bytes is None:
         return image, None
-    return image, _fit(decode_label_map(annotation_bytes, where, rule), image, image_bytes, where)
+    stored = StoredMap(annotation_bytes, where, rule.binary)
+    return image, _fit(_by_rule(stored, where, rule), stored.turn, image, image_bytes, where)
 
 
 def decode_label_map(encoded: bytes, where: str, rule: LabelRule) -> Image.Image:
     """A label map alone, PIL L; see ``decode_pair``."""
-    stored = StoredMap(encoded, where, rule.binary)
+    return _by_rule(StoredMap(encoded, where, rule.binary), where, rule)
+
+
+def _by_rule(stored: StoredMap, where: str, rule: LabelRule) -> Image.Image:
     if rule.colours:
         return Image.fromarray(rule.normalise_colours(stored.colours(), where))
     return Image.fromarray(rule.normalise(stored.values(), where))
@@ -75,13 +83,15 @@ def decode_label_map(encoded: bytes, where: str, rule: LabelRule) -> Image.Image
 class StoredMap:
     """What an encoded label map holds, before a rule says what it means, turned by an orientation of its own.
 
-    Raises ValueError for a file that is none or keeps no class ids exactly. JPEG does not; with ``binary`` it is read,
-    at half of its range.
+    ``turn`` is that orientation where it has made height of width, else None.
+
+    Raises ValueError for a file that is none or keeps no class ids exactly. JPEG and GIF do not; with ``binary`` they
+    are read, at half of their range.
     """
 
     def __init__(self, encoded: bytes, where: str, binary: bool = False) -> None:
         self._what = f"annotation of {where}"
-        formats = (*_LABEL_FORMATS, "JPEG") if binary else _LABEL_FORMATS
+        formats = (*_LABEL_FORMATS, *_MASK_FORMATS) if binary else _LABEL_FORMATS
         with _opened(encoded, self._what, formats) as stored:
             self.mode, raw_mode = stored.mode, _raw_mode(stored)
             if raw_mode.endswith("I") and ";" in raw_mode:
@@ -91,10 +101,11 @@ class StoredMap:
             if (pages := getattr(stored, "n_frames", 1)) > 1:
                 raise ValueError(f"{pages} pages, of which one has to be chosen; save one label map in a file")
             self._step = _GREY_STEPS.get(raw_mode, 1)
-            is_blurred = stored.format == "JPEG" or stored.info.get("compression") in _BLURRING
+            is_blurred = stored.format in _MASK_FORMATS or stored.info.get("compression") in _BLURRING
             if is_blurred and not binary:
                 raise ValueError("JPEG inside, which blurs class ids; save it without loss")
-            stored.getexif()  # keeps what it read; the bytes, Pillow would encode anew, which a mistyped entry forbids
+            # Keeps what it read; the bytes, Pillow would encode anew, which a mistyped entry forbids.
+            self.turn = _TURNS.get(_whole(stored.getexif().get(_ORIENTATION)))
             stored.info.pop("exif", None)
             self._picture = ImageOps.exif_transpose(stored)
             self._picture.load()
@@ -119,9 +130,20 @@ class StoredMap:
 
     @property
     def palette(self) -> list[Colour] | None:
-        """The colour of every index, where there is a palette."""
+        """The colour of every number, where there is a palette."""
         if self._picture.mode != "P":
             return None
+        return list(_BLACK_AND_WHITE) if self.is_black_on_white else self._stored_palette()
+
+    @property
+    def is_black_on_white(self) -> bool:
+        """Whether a palette has white before black, as Pillow makes it for a mask of both, so that indices mislead."""
+        if self._picture.mode != "P":
+            return False
+        palette = self._stored_palette()
+        return palette[:2] == list(_BLACK_AND_WHITE[::-1]) and not any(map(any, palette[2:]))
+
+    def _stored_palette(self) -> list[Colour]:
         levels = self._picture.getpalette() or []
         return [(levels[i], levels[i + 1], levels[i + 2]) for i in range(0, len(levels) - 2, 3)]
 
@@ -137,6 +159,7 @@ class StoredMap:
     def values(self) -> NDArray[Any]:
         """The number of every pixel, (H, W): its index where there is a palette, its grey where colours are greys.
 
+        Of a palette that has but white and then black, black is 0 and white 1.
         Raises ValueError for colours, with some of them, and for numbers that are not whole.
         """
         if self.is_coloured:
@@ -149,6 +172,8 @@ class StoredMap:
                 "colours that a class file names"
             )
         values = np.asarray(self._picture)
+        if self.is_black_on_white:
+            return (values == 0).view(np.uint8)
         return values // self._step if self._step > 1 else values
 
     def _some_colours(self) -> str:
@@ -175,34 +200,35 @@ def read_strictly(encoded: bytes, what: str) -> Image.Image:
         return image.convert("RGB")
 
 
-def _fit(label_map: Image.Image, image: Image.Image, image_bytes: bytes, where: str) -> Image.Image:
-    """A label map that has its photo's size, or gets it by being turned as the photo was."""
+def _fit(
+    label_map: Image.Image, own: Image.Transpose | None, image: Image.Image, image_bytes: bytes, where: str
+) -> Image.Image:
+    """A label map that has its photo's size, or gets it by being turned as the photo was, or back from its ``own``."""
     if label_map.size == image.size:
         return label_map
-    turn = _TURNS.get(_orientation(image_bytes))
+    turn = _TURNS.get(_orientation(image_bytes)) if own is None else _BACK.get(own, own)
     if turn is None or label_map.size != image.size[::-1]:
         raise ValueError(f"annotation of {where} is {label_map.size} but its image {image.size} (width, height)")
-    _say_turned(where)
+    _say_turned(where, "stored, on its side: it is turned upright with the photo" if own is None else COPIED_TURN)
     return label_map.transpose(turn)
 
 
 def _orientation(encoded: bytes) -> int:
     with Image.open(io.BytesIO(encoded)) as stored:
-        orientation = stored.getexif().get(_ORIENTATION)
+        return _whole(stored.getexif().get(_ORIENTATION))
+
+
+def _whole(orientation: object) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-_turned: list[str] = []  # the first map that was turned, which is said once
+_said: set[str] = set()  # of maps that were turned; each way is said once
 
 
-def _say_turned(where: str) -> None:
-    if not _turned:
-        _turned.append(where)
-        logger.warning(
-            "annotation of %s has the size of its photo as stored, on its side: it is turned upright with the photo, "
-            "and so are others like it",
-            where,
-        )
+def _say_turned(where: str, how: str) -> None:
+    if how not in _said:
+        _said.add(how)
+        logger.warning("annotation of %s has the size of its photo as %s, and so are others like it", where, how)
 
 
 def _raw_mode(stored: Image.Image) -> str:

@@ -96,7 +96,7 @@ class LabelRule:
     @property
     def is_binary(self) -> bool:
         """Whether there are only background and object, the latter with whatever value, or with one alone."""
-        return self.binary or self.values in (((0, 0), (1, 1)), ((0, 0), (255, 1)))
+        return self.binary or (self.num_labels == 2 and len(self.values) == 2 and self.values[0] == (0, 0))
 
     @property
     def classes_left(self) -> set[int]:

@@ -2,17 +2,19 @@
 
 images/ annotations/                   or masks/, labels/ and the like, each with train/, val/ below or without
 train/images/ train/masks/             the splits above the kinds
-train/ train_labels/                   or trainannot/, train_masks/
+train/ train_labels/                   or trainannot/, train_masks/; train_images/ train_masks/
 JPEGImages/ SegmentationClass/         with lists in ImageSets/Segmentation/ (Pascal VOC, CVAT)
 leftImg8bit/ gtFine/                   Cityscapes
 img/ masks_machine/                    Supervisely, exported as masks
-0001.jpg 0001_mask.png                 side by side, in one folder or in one for each split
+0001.jpg 0001_mask.png                 side by side, in one folder or in one for each split, also 0001.jpg 0001.png
+train/x/images/ train/x/masks/         folders in which only the kind differs, whatever lies above or below it
 train.csv, train.txt                   lists of names or of pairs (data/lists.py)
 """
 
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.class_files import CLASS_FILES, MAYBE_CLASS_FILES
-from data.lists import LIST_ENDINGS, listed_by_split, listed_names, listed_pairs
+from data.lists import LIST_ENDINGS, Pairs, listed_by_split, listed_names, listed_pairs, names_files
 from data.splits import SPLIT_NAMES, split_named
 from data.words import counted
 
@@ -32,16 +34,18 @@ _MOST_COMPARED = 200  # of label maps, to see how they are called
 
 IMAGES, ANNOTATIONS = "images", "annotations"
 MACHINE_MASKS = "masks_machine"  # of Supervisely
-_IMAGE_FOLDERS = (
+IMAGE_FOLDERS = (
     IMAGES, "image", "imgs", "img", "photos", "photo", "jpegimages", "leftimg8bit", "rgb", "inputs", "input",
-    "image_2",
+    "image_2", "img_dir", "image_dir", "images_png", "original_images", "original", "camerargb",
 )  # fmt: skip
-_LABEL_FOLDERS = (
+LABEL_FOLDERS = (
     ANNOTATIONS, "annotation", "masks", "mask", "labels", "label", "segmentationclass", "segmentationclassraw",
     "segmentationclasspng", "gtfine", "gtcoarse", "gt", "gts", "ground_truth", "groundtruth", "segmentation",
     "segmentations", "targets", "target", "label_maps", "labelmaps", "semantic", MACHINE_MASKS,
+    "ann_dir", "label_dir", "mask_dir", "masks_png", "label_images_semantic", "ground truth", "cameraseg", "1st_manual",
 )  # fmt: skip
 _LABEL_FOLDER_OF_SPLIT = ("_labels", "_label", "_masks", "_mask", "_annotations", "_annot", "annot", "_gt", "labels")
+_NOBODYS = {"__macosx", "@eadir"}  # folders that archives and storage leave beside
 _LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "splits", "")
 _LIST_NAMES = ("trainval", "default", "all")  # beside those of splits
 
@@ -53,7 +57,7 @@ class Naming(NamedTuple):
     label: str = "{}"
 
 
-_PLAIN = Naming()
+PLAIN_NAMING = Naming()
 _CITYSCAPES = tuple(
     Naming("{}_leftImg8bit", "{}_" + kind + ids)
     for kind in ("gtFine", "gtCoarse")
@@ -115,17 +119,18 @@ def find_layout(root: Path) -> Layout:
     for folders and lists that contradict each other.
     """
     base = _base(root)
-    images, labels = _kind(base, _IMAGE_FOLDERS), _kind(base, _LABEL_FOLDERS)
+    images, labels = _kind(base, IMAGE_FOLDERS), _kind(base, LABEL_FOLDERS)
     if images and labels:
         return _by_kind(base, images, _only_label_maps(images, labels))
-    for layout in (_by_split(base), _by_pair_lists(base), _side_by_side(images or base)):
+    for find in (_by_split, _by_pair_lists, lambda base: _side_by_side(images or base), _by_ending, _by_component):
+        layout = find(base)
         if layout is not None:
             return layout
     _refuse_supervisely(base)
     missing = IMAGES if images is None else ANNOTATIONS
     raise FileNotFoundError(
         f"{base} has no {missing}/; a folder of images has {IMAGES}/ and {ANNOTATIONS}/, with the same names in both, "
-        "or another layout that data/layouts.py lists"
+        "or another layout that data/layouts.py lists, or its pairs stand in a train.csv under image,mask"
     )
 
 
@@ -133,7 +138,7 @@ def is_layout(root: Path) -> bool:
     """Whether a folder has one of the layouts, whatever may be wrong with it; with parquet files, only by its kinds."""
     try:
         base = _base(root)
-        if _kind(base, _IMAGE_FOLDERS) and _kind(base, _LABEL_FOLDERS):
+        if _kind(base, IMAGE_FOLDERS) and _kind(base, LABEL_FOLDERS):
             return True
         if next(root.rglob("*.parquet"), None) is not None:
             return False
@@ -164,7 +169,7 @@ def pair_files(split: Split, lossy: bool = False) -> Files:
     """
     if split.listed is not None:
         return Files(split.listed)
-    files = _pair(split, (*EXACT_ENDINGS, *_JPEG_ENDINGS) if lossy else EXACT_ENDINGS)
+    files = _pair(split, (*EXACT_ENDINGS, *_JPEG_ENDINGS, ".gif") if lossy else EXACT_ENDINGS)
     if split.names is not None:
         files.pairs = _chosen(files, split)
     return files
@@ -177,7 +182,7 @@ def _base(root: Path) -> Path:
     """The folder itself or, as archives unpack, the only folder in it, and in that, that has one of the kinds."""
     base = root
     for _ in range(3):
-        if not base.is_dir() or _kind(base, _IMAGE_FOLDERS) or _kind(base, _LABEL_FOLDERS):
+        if not base.is_dir() or _kind(base, IMAGE_FOLDERS) or _kind(base, LABEL_FOLDERS):
             break
         inner = base / "ADEChallengeData2016"
         entries = [Path(entry) for entry in list_folder(base)]
@@ -185,7 +190,7 @@ def _base(root: Path) -> Path:
         if len(folders) != 1 or split_named(folders[0].name) or any(ending(e.name) in IMAGE_ENDINGS for e in entries):
             break
         base = folders[0]
-    return base if base.is_dir() and (_kind(base, _IMAGE_FOLDERS) or _kind(base, _LABEL_FOLDERS)) else root
+    return base if base.is_dir() and (_kind(base, IMAGE_FOLDERS) or _kind(base, LABEL_FOLDERS)) else root
 
 
 def _kind(base: Path, names: tuple[str, ...]) -> Path | None:
@@ -243,7 +248,7 @@ def _by_kind(base: Path, images: Path, labels: Path) -> Layout:
     about = "" if plain else f"photos in {images.name}/, label maps in {labels.name}/"
     photos, label_maps = _split_folders(images), _split_folders(labels)
     if not photos:
-        lists = _lists(base)
+        lists = {split: file for split, file in _lists(base).items() if names_files(file, base)}
         if not lists:
             return Layout(base, about, {"train": Split(images, labels)})
         names = ", ".join(str(file.relative_to(base)) for file in lists.values())
@@ -264,9 +269,14 @@ def _by_split(base: Path) -> Layout | None:
     said = []
     folders = {entry.name: Path(entry) for entry in list_folder(base) if entry.is_dir()} if base.is_dir() else {}
     for name, folder in sorted(folders.items()):
+        if found := _split_in(name, IMAGE_FOLDERS):
+            partners = [each for each in folders if _split_in(each, LABEL_FOLDERS) == found]
+            if len(partners) == 1 and found not in splits:
+                splits[found] = Split(folder, folders[partners[0]])
+                said.append(f"{name}/ with {partners[0]}/")
         if not split_named(name):
             continue
-        images, labels = _kind(folder, _IMAGE_FOLDERS), _kind(folder, _LABEL_FOLDERS)
+        images, labels = _kind(folder, IMAGE_FOLDERS), _kind(folder, LABEL_FOLDERS)
         beside = [folders[name + word] for word in _LABEL_FOLDER_OF_SPLIT if name + word in folders]
         if images and labels:
             split, how = Split(images, labels), f"{name}/{images.name}/ with {name}/{labels.name}/"
@@ -288,14 +298,70 @@ def _by_split(base: Path) -> Layout | None:
     return Layout(base, "; ".join(said), {s: splits[s] for s in ("train", "validation", "test") if s in splits})
 
 
+def _split_in(name: str, kinds: tuple[str, ...]) -> str | None:
+    """The split of a folder that is called after it and a kind, as train_images or masks-val; None of any other."""
+    words = re.split("[-_]", name.lower(), maxsplit=1)
+    for word, kind in ((words[0], words[-1]), (words[-1], words[0])):
+        if len(words) == 2 and kind in kinds and (split := split_named(word)):
+            return split
+    return None
+
+
 def _side_by_side(folder: Path) -> Layout | None:
-    """Photos and label maps in one folder, told apart by the names of the latter."""
-    if not folder.is_dir() or any(entry.is_dir() for entry in list_folder(folder)):
+    """Photos and label maps in one folder, or in several below it, told apart by the names of the latter."""
+    if not folder.is_dir() or any(_is_told_apart(entry.name) for entry in list_folder(folder) if entry.is_dir()):
         return None
-    stems = [_stem(file) for file in list_files(folder) if ending(file) in IMAGE_ENDINGS]
-    if _find_naming(stems, stems, folder, one_folder=True) == _PLAIN:
+    stems = [stem_of(file) for file in list_files(folder) if ending(file) in IMAGE_ENDINGS]
+    if find_naming(stems, stems, folder, one_folder=True) == PLAIN_NAMING:
         return None
     return Layout(folder, f"photos and label maps side by side in {folder.name}/", {"train": Split(folder, folder)})
+
+
+def _is_told_apart(folder: str) -> bool:
+    return bool(split_named(folder)) or folder.lower() in (*IMAGE_FOLDERS, *LABEL_FOLDERS)
+
+
+def _by_ending(base: Path) -> Layout | None:
+    """Photos as JPEG and label maps as PNG of the same names, in one folder."""
+    files = [file for file in list_files(base) if ending(file) in IMAGE_ENDINGS] if base.is_dir() else []
+    photos = {stem_of(file): file for file in files if ending(file) in _JPEG_ENDINGS}
+    label_maps = {stem_of(file): file for file in files if ending(file) == ".png"}
+    if not files or len(photos) * 2 != len(files) or photos.keys() != label_maps.keys():
+        return None
+    pairs: Pairs = [(photos[stem], label_maps[stem]) for stem in sorted(photos)]
+    about = f"photos and label maps side by side in {base.name}/, JPEG and PNG"
+    return Layout(base, about, {"train": Split(base, base, None, pairs)})
+
+
+def _by_component(base: Path) -> Layout | None:
+    """Files whose paths differ only in the folder that is called like a kind, as x/Images/1.png and x/Labels/1.png."""
+    if not base.is_dir():
+        return None
+    kinds: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for file in list_files(base):
+        *folders, name = file.split("/")
+        places = [i for i, folder in enumerate(folders) if folder.lower() in (*IMAGE_FOLDERS, *LABEL_FOLDERS)]
+        if ending(name) not in IMAGE_ENDINGS or len(places) != 1:
+            continue
+        (place,) = places
+        kind = IMAGES if folders[place].lower() in IMAGE_FOLDERS else ANNOTATIONS
+        key = (*folders[:place], "", *folders[place + 1 :], stem_of(name))
+        kinds.setdefault(key, {}).setdefault(kind, []).append(file)
+    pairs: dict[str, Pairs] = {}
+    for key, files in kinds.items():
+        photos, label_maps = files.get(IMAGES, []), files.get(ANNOTATIONS, [])
+        splits = {split for folder in key[:-1] if (split := split_named(folder))}
+        if len(photos) != 1 or len(label_maps) > 1 or len(splits) > 1:
+            return None
+        if label_maps and ending(label_maps[0]) not in EXACT_ENDINGS:
+            return None
+        pairs.setdefault(next(iter(splits), "train"), []).append((photos[0], label_maps[0] if label_maps else None))
+    annotated = {split: {label is not None for _, label in found} for split, found in pairs.items()}
+    if {True} not in annotated.values() or any(len(has) > 1 for has in annotated.values()):
+        return None
+    splits_found = {split: pairs[split] for split in ("train", "validation", "test") if split in pairs}
+    about = "photos and label maps in folders that differ in their kind alone"
+    return Layout(base, about, {split: Split(base, base, None, found) for split, found in splits_found.items()})
 
 
 def _by_pair_lists(base: Path) -> Layout | None:
@@ -361,7 +427,10 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _pair(split: Split, endings: tuple[str, ...]) -> Files:
-    """The relative paths of every image and its annotation, in the order of the images; None where there are none."""
+    """The relative paths of every image and its annotation, in the order of the images; None where there are none.
+
+    Where a list names images, others need no annotation, nor annotations an image.
+    """
     images, annotations = split.images, split.annotations
     pictures = [file for file in list_files(images) if ending(file) in IMAGE_ENDINGS]
     if not pictures:
@@ -369,11 +438,18 @@ def _pair(split: Split, endings: tuple[str, ...]) -> Files:
     files = list_files(annotations) if annotations else []
     exact = [file for file in files if ending(file) in endings]
     side_by_side = annotations == images
-    naming = _find_naming(map(_stem, pictures), map(_stem, exact), images, side_by_side) if annotations else _PLAIN
+    naming = (
+        find_naming(map(stem_of, pictures), map(stem_of, exact), images, side_by_side) if annotations else PLAIN_NAMING
+    )
     if side_by_side:
-        pictures = [file for file in pictures if _key(_stem(file), naming.label) is None]
+        pictures = [file for file in pictures if key_of(stem_of(file), naming.label) is None]
     photos, label_maps = _by_key(pictures, naming.photo), _by_key(exact, naming.label)
     _prefer_exact(label_maps)
+    if split.names is not None:
+        listed = {stem for _, name in split.names[1] for stem in _stems_of(name, split)}
+        photos = {key: files for key, files in photos.items() if {key, os.path.basename(key)} & listed}
+        label_maps = {key: files for key, files in label_maps.items() if key in photos}
+        pictures = []
     others = _by_key((file for file in files if ending(file) not in endings), naming.label)
     alone = [key for key in photos if annotations and key not in label_maps]
     problems = {
@@ -382,7 +458,7 @@ def _pair(split: Split, endings: tuple[str, ...]) -> Files:
             " and ".join(x) for x in label_maps.values() if len(x) > 1
         ],
         "image without annotation": [photos[key][0] for key in alone if key not in others]
-        + [file for file in pictures if _key(_stem(file), naming.photo) is None],
+        + [file for file in pictures if key_of(stem_of(file), naming.photo) is None],
         "annotation without image": [label_maps[key][0] for key in label_maps if key not in photos],
         "annotation in another form than PNG, BMP or TIFF, which alone keep class ids": [
             others[key][0] for key in alone if key in others
@@ -399,16 +475,15 @@ def _chosen(files: Files, split: Split) -> list[tuple[str, str | None]]:
     """The pairs whose names a list has, in its order. Raises ValueError for names that are no file's."""
     assert split.names is not None
     file, lines = split.names
-    by_key = {_key(_stem(photo), files.naming.photo): (photo, label) for photo, label in files.pairs}
+    by_key = {key_of(stem_of(photo), files.naming.photo): (photo, label) for photo, label in files.pairs}
     by_name: dict[str, list[tuple[str, str | None]]] = {}
     for key, each in by_key.items():
         by_name.setdefault(os.path.basename(str(key)), []).append(each)
     chosen: list[tuple[str, str | None]] = []
     gone: list[str] = []
     for number, name in lines:
-        stem = _stem(name) if ending(name) in IMAGE_ENDINGS else unicodedata.normalize("NFC", name)
-        stem = stem.lstrip("./").removeprefix(f"{split.images.name}/")
-        named = by_name.get(os.path.basename(stem), [])
+        stem, bare = _stems_of(name, split)
+        named = by_name.get(bare, [])
         pair = by_key.get(stem) or (named[0] if len(named) == 1 else None)
         if pair is None:
             gone.append(f"line {number}, {name!r}")
@@ -422,18 +497,25 @@ def _chosen(files: Files, split: Split) -> list[tuple[str, str | None]]:
     return chosen
 
 
-def _find_naming(photos: Iterable[str], label_maps: Iterable[str], folder: Path, one_folder: bool = False) -> Naming:
+def _stems_of(name: str, split: Split) -> tuple[str, str]:
+    """What a line of a list calls an image, below the folder of images and by itself."""
+    stem = stem_of(name) if ending(name) in IMAGE_ENDINGS else unicodedata.normalize("NFC", name)
+    stem = stem.replace("\\", "/").lstrip("./").removeprefix(f"{split.images.name}/")
+    return stem, os.path.basename(stem)
+
+
+def find_naming(photos: Iterable[str], label_maps: Iterable[str], folder: Path, one_folder: bool = False) -> Naming:
     """How label maps are called after photos, by the names without endings: alike, if any is, or as most of them are.
 
     Raises ValueError where two ways fit equally many.
     """
     photo_stems, label_stems = set(photos), sorted(set(label_maps))
     if not one_folder and photo_stems.intersection(label_stems):
-        return _PLAIN
-    photo_keys = {form: {_key(stem, form) for stem in photo_stems} for form in {naming.photo for naming in _NAMINGS}}
+        return PLAIN_NAMING
+    photo_keys = {form: {key_of(stem, form) for stem in photo_stems} for form in {naming.photo for naming in _NAMINGS}}
     counts: dict[Naming, int] = {}
     for naming in _NAMINGS:
-        keys = {key for stem in label_stems[:_MOST_COMPARED] if (key := _key(stem, naming.label)) is not None}
+        keys = {key for stem in label_stems[:_MOST_COMPARED] if (key := key_of(stem, naming.label)) is not None}
         if count := len(keys & photo_keys[naming.photo]):
             counts[naming] = count
     best = [naming for naming, count in counts.items() if count == max(counts.values())]
@@ -442,7 +524,7 @@ def _find_naming(photos: Iterable[str], label_maps: Iterable[str], folder: Path,
         raise ValueError(
             f"label maps of {folder} are called {ways}, equally often; move those elsewhere that are not meant"
         )
-    return best[0] if best else _PLAIN if one_folder else _by_remainder(photo_stems, label_stems)
+    return best[0] if best else PLAIN_NAMING if one_folder else _by_remainder(photo_stems, label_stems)
 
 
 def _by_remainder(photo_stems: set[str], label_stems: list[str]) -> Naming:
@@ -451,10 +533,10 @@ def _by_remainder(photo_stems: set[str], label_stems: list[str]) -> Naming:
     rests = [stem.removeprefix(first) for stem in label_stems if stem.startswith(first) and stem != first]
     known = set(label_stems)
     common = [rest for rest in rests if rest[0] in "_-. " and all(photo + rest in known for photo in photo_stems)]
-    return Naming("{}", "{}" + common[0]) if len(common) == 1 and first else _PLAIN
+    return Naming("{}", "{}" + common[0]) if len(common) == 1 and first else PLAIN_NAMING
 
 
-def _key(stem: str, form: str) -> str | None:
+def key_of(stem: str, form: str) -> str | None:
     """The name that a file shares with its partner, by its name without ending; None if it has not this form."""
     folder, name = os.path.split(stem)
     before, _, after = form.partition("{}")
@@ -466,7 +548,7 @@ def _key(stem: str, form: str) -> str | None:
 def _by_key(files: Iterable[str], form: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for file in files:
-        if (key := _key(_stem(file), form)) is not None:
+        if (key := key_of(stem_of(file), form)) is not None:
             found.setdefault(key, []).append(file)
     return found
 
@@ -478,7 +560,7 @@ def _prefer_exact(label_maps: dict[str, list[str]]) -> None:
             label_maps[key] = exact
 
 
-def _stem(file: str) -> str:
+def stem_of(file: str) -> str:
     """A path without its ending; composed, as macOS writes an accent as a letter of its own."""
     return unicodedata.normalize("NFC", os.path.splitext(file)[0])
 
@@ -514,9 +596,9 @@ def list_files(folder: Path) -> list[str]:
 
 
 def list_folder(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden, as macOS hides a ._x beside each x."""
+    """What is in a folder and not hidden, as macOS hides a ._x beside each x, nor left there by archives."""
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return [entry for entry in entries if not (entry.name.startswith(".") or entry.name.lower() in _NOBODYS)]
     except PermissionError as error:
         raise PermissionError(f"folder {folder} cannot be listed; it must be readable to you") from error

@@ -24,8 +24,15 @@ def listed_names(file: Path) -> list[tuple[int, str]] | None:
     rows = _rows(file)
     if any(len(cells) > 1 for _, cells in rows):
         return None
-    heads = {_head(cell) for _, cells in rows[:1] for cell in cells}
-    return [(number, cells[0]) for number, cells in (rows[1:] if heads & (IMAGE_NAMES | {"name"}) else rows)]
+    is_header = _head(rows[0][1][0]) in IMAGE_NAMES | {"name"}
+    return [(number, cells[0]) for number, cells in rows[is_header:]]
+
+
+def names_files(file: Path, base: Path) -> bool:
+    """Whether a list of names or pairs may be one of this data, and not a table of something else that lies there."""
+    rows = _rows(file)
+    is_table = file.suffix.lower() in (".csv", ".tsv") and all(len(cells) > 1 for _, cells in rows)
+    return not is_table or any(_find(cell, file, base) for _, cells in rows[:2] for cell in cells)
 
 
 def listed_pairs(file: Path, base: Path) -> Pairs:
@@ -88,7 +95,9 @@ def _find(cell: str, file: Path, base: Path) -> str | None:
     """The path that a cell means, from the folder of the data or of the list; relative if it lies in the former."""
     if not cell:
         return None
-    for path in (base / cell, file.parent / cell, base / cell.lstrip("/")):
+    places = (base / cell, file.parent / cell, base / cell.lstrip("/"))
+    slashed = cell.replace("\\", "/")  # as Windows writes paths
+    for path in (*places, base / slashed) if slashed != cell else places:
         if path.is_file():
             return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
     return None
@@ -114,11 +123,18 @@ def _delimiter(lines: list[str]) -> str | None:
             counts = {len(row) for row in csv.reader(lines[:50], delimiter=sign, skipinitialspace=True)}
         except csv.Error:
             continue
-        if len(counts) == 1 and counts != {1}:
+        if len(counts) == 1 and counts != {1} and (sign != " " or _are_paths(lines[0].split())):
             return sign
     return None
 
 
+def _are_paths(words: list[str]) -> bool:
+    """Whether several words are files, and not a name with spaces in it."""
+    return sum(bool(re.search(r"\.\w{3,4}$|/", word)) for word in words) > 1
+
+
 def _head(cell: str) -> str:
-    """What the header of a column says, without words such as path."""
-    return _PATH_HEADS.sub("", re.sub(r"[^a-z0-9]+", "_", cell.lower()).strip("_")) or "name"
+    """What the header of a column says, without words such as path; nothing of what is called like a file."""
+    if re.search(r"\.\w{2,5}$", cell):
+        return ""
+    return _PATH_HEADS.sub("", re.sub(r"\W+", "_", cell.lower()).strip("_")) or "name"

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, Protocol
 
 from torch.utils.data import Subset
 
-from data.decoding import OpenPhoto, decode_label_map
+from data.decoding import OpenPhoto
 from data.labels import SCENE_PARSE_LABELS, LabelRule
 from data.sceneparse import SceneParse150, train_test_split
 from data.shares import class_shares
 from data.sources.choice import named_classes
 from data.splits import EmptySplitError, NoSplitError
-from data.understanding import FIRST_ROWS, Flags, KnownLabels, Understanding, understand
+from data.understanding import FIRST_ROWS, Flags, KnownLabels, Understanding, understand, understand_alike
 from data.words import counted
 
 logger = logging.getLogger(__name__)
@@ -102,10 +102,7 @@ def open_parts(settings: Settings, open_photo: OpenPhoto, recorded: RecordedLabe
         return Parts(*hold_out(rows, settings), labels)
     scored = scored.with_rule(labels.rule)
     scored[0]
-    for row in range(min(FIRST_ROWS, len(scored))):
-        if encoded := scored.encoded(row)[1]:
-            decode_label_map(encoded, scored.where(row), labels.rule)
-    return Parts(rows, scored, labels)
+    return Parts(rows, scored, labels if scored is rows else understand_alike(scored, labels))
 
 
 def hold_out(rows: SceneParse150, settings: Settings) -> tuple[Subset[Any], Subset[Any]]:
@@ -118,8 +115,12 @@ def hold_out(rows: SceneParse150, settings: Settings) -> tuple[Subset[Any], Subs
     raise ValueError(f"{nothing}; name rows to score by --eval-split, or give more rows or another share")
 
 
+def _is_annotated(rows: SceneParse150) -> bool:
+    return any(rows.encoded(row)[1] for row in range(min(FIRST_ROWS, len(rows))))
+
+
 def _check_annotated(rows: SceneParse150, flag: str) -> None:
-    if not any(rows.encoded(row)[1] for row in range(min(FIRST_ROWS, len(rows)))):
+    if not _is_annotated(rows):
         raise ValueError(f"{flag} {rows.split}: {rows.where(0)} has no label map; name a split whose rows have one")
 
 
@@ -143,6 +144,9 @@ def open_splits(settings: Settings, open_photo: OpenPhoto) -> tuple[SceneParse15
         except NoSplitError:
             if settings.eval_split != "auto":
                 raise
+    if scored and settings.eval_split == "auto" and not settings.eval_only and not _is_annotated(scored):
+        logger.warning("%s has no label maps; a share of %s is scored instead", scored.split, settings.split)
+        scored = None
     return scored if scored and settings.eval_only else open_split(settings.split, "--split"), scored
 
 

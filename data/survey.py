@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.decoding import StoredMap, decode_label_map, decode_pair, read_strictly
-from data.labels import LabelRule
+from data.classes import IGNORE_INDEX
+from data.decoding import COPIED_TURN, StoredMap, decode_label_map, decode_pair, read_strictly
+from data.labels import Colour, LabelRule
 from data.sceneparse import SceneParse150
 from data.shares import RowsKey, Tally, in_order, keep_shares
-from data.understanding import Understanding
+from data.understanding import Understanding, palettes_clash
 from data.words import counted
 
 MOST_ROWS = 20  # that are named of one kind
@@ -56,6 +57,9 @@ KINDS = {
     ),
     "colour": Kind("Colours without a class", "Add them to the class file, or save masks without smoothing.", True),
     "size": Kind("Label maps of another size than their photo", "Export them at the photo's own size.", True),
+    "palette": Kind(
+        "Palettes that differ", "An index is another class in these rows; give the classes' colours in a class file."
+    ),
     "shifted": Kind("Labels that seem shifted by one", "Every class would be called by its neighbour's name."),
     "turned": Kind(
         "Photos turned by EXIF where the label map is not",
@@ -135,6 +139,7 @@ class Reading:
     photo: int = 0  # a hash of its pixels
     label_map: int = 0  # the same
     histogram: NDArray[np.int64] | None = None
+    palette: dict[int, Colour] = field(default_factory=dict)  # of the indices that are classes
     stored: list[int] = field(default_factory=list)  # values of a label map that breaks the rule
 
 
@@ -158,6 +163,8 @@ def read_row(dataset: SceneParse150, row: int, files: tuple[bytes | None, bytes 
     elif values == 1:
         reading.faults.append(("constant", f"every pixel is of class {classes[0]}"))
     reading.label_map = _hash(label_map)
+    if not (dataset.label_rule.values or dataset.label_rule.colours):
+        reading.palette = _palette(annotation, reading.histogram)
     if said := _turned(image, annotation, photo.size):
         reading.faults.append(("turned", said))
     return reading
@@ -211,6 +218,14 @@ def _classes_in(histogram: NDArray[np.int64], rule: LabelRule) -> list[int]:
     return [k for k in found if k < rule.num_labels]
 
 
+def _palette(annotation: bytes, histogram: NDArray[np.int64]) -> dict[int, Colour]:
+    """The colours of the indices that a label map holds, where it has a palette."""
+    with Image.open(io.BytesIO(annotation)) as stored:
+        levels = (stored.getpalette() or []) if stored.mode == "P" else []
+    used = [index for index in np.flatnonzero(histogram[: len(levels) // 3]).tolist() if index != IGNORE_INDEX]
+    return {index: (levels[3 * index], levels[3 * index + 1], levels[3 * index + 2]) for index in used}
+
+
 def _turned(image: bytes, annotation: bytes, size: tuple[int, int]) -> str:
     """What is doubtful where a photo is turned by its EXIF orientation and its label map has none; else nothing."""
     orientation, _ = _orientation_and_size(image)
@@ -218,7 +233,8 @@ def _turned(image: bytes, annotation: bytes, size: tuple[int, int]) -> str:
         return ""
     of_map, map_size = _orientation_and_size(annotation)
     if of_map in range(2, 9):
-        return ""
+        is_copied = of_map >= 5 and size[0] != size[1] and map_size == size
+        return f"orientation {of_map}: the label map has the photo's size as {COPIED_TURN}" if is_copied else ""
     if map_size != size:
         return f"orientation {orientation}: the label map has the photo's size as stored, and is turned with it"
     if orientation >= 5 and size[0] != size[1]:
@@ -249,6 +265,7 @@ class Survey:
         self.sizes = np.zeros((len(dataset), 2), np.uint32)
         self.stored: Counter[int] = Counter()  # rows that hold a value, of those that the rule does not allow
         self.holders: dict[int, list[int]] = {}  # the first rows of every class
+        self.palette: dict[int, Colour] = {}  # as the first row with an index has it
         self._key: RowsKey | None = RowsKey(dataset.label_rule)
 
     def run(self) -> Iterator[int]:
@@ -294,6 +311,9 @@ class Survey:
             self.stored.update(value for value in reading.stored if value in self.stored or self._has_room)
             return
         self.tally.add(reading.histogram)
+        if clash := palettes_clash(self.palette, reading.palette):
+            self.fault("palette", row, clash)
+        self.palette = reading.palette | self.palette
         self.is_mixed[row] = np.count_nonzero(reading.histogram) > 1
         for k in _classes_in(reading.histogram, self.dataset.label_rule):
             rows = self.holders.setdefault(k, [])
@@ -341,7 +361,9 @@ def _repeats(marks: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
 
 
 def compare_splits(survey: Survey, other: Survey) -> None:
-    """Find photos of a split that another one has."""
+    """Find photos of a split that another one has, and whether its palette differs."""
+    if clash := palettes_clash(other.palette, survey.palette):
+        survey.findings.say("palette", f"{survey.split}, beside {other.split}: {clash}")
     order = np.argsort(other.photos, kind="stable")
     for row in np.flatnonzero(np.isin(survey.photos, other.photos) & (survey.photos > 0)).tolist():
         place = order[np.searchsorted(other.photos, survey.photos[row], sorter=order)]

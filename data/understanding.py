@@ -6,6 +6,7 @@ with the flags that choose.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from data.words import counted
 FIRST_ROWS = 20
 MOST_COLOURS = 32  # that are listed
 _MOST_NAMES = 4  # of classes in a line
+_FEWEST_OF_SCENES = 4  # values in the first rows of SceneParse150, of which a single photo has more
+_FEWEST_BLURRED = 3  # values between 0 and 255
 _MOST_OWN_VALUES = (
     100  # below which label maps are somebody's own rather than SceneParse150's, where nothing else tells
 )
@@ -66,6 +69,7 @@ class Understanding:
     id2label: dict[int, str]
     lines: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    palette: dict[int, Colour] = field(default_factory=dict)  # of the first label maps, where they have one
 
 
 @dataclass
@@ -79,6 +83,7 @@ class Held:
     coloured: str = ""  # where the first row of colours lies
     palette: dict[int, Colour] = field(default_factory=dict)
     clash: str = ""  # of two palettes
+    white_first: str = ""  # where a palette first has white before black
 
 
 def understand(dataset: SceneParse150, flags: Flags = NOTHING_SAID, rows: int = FIRST_ROWS) -> Understanding:
@@ -111,8 +116,31 @@ def understand(dataset: SceneParse150, flags: Flags = NOTHING_SAID, rows: int = 
     origin = f" by {classes.source}{trained} (--label-names)" if classes else ""
     lines += [f"{counted(len(names), 'class')}{origin}: {_few(names)}", f"labels: {found.rule.describe()}"]
     lines += found.lines
+    if held.white_first:
+        lines.append(f"palettes of white and black, as in {held.white_first}, are read as seen: black is 0, white is 1")
     warnings = [*passed_over, *found.warnings, *_check_rows(dataset, found, held)]
-    return replace(found, lines=lines, warnings=warnings)
+    return replace(found, lines=lines, warnings=warnings, palette=held.palette)
+
+
+def understand_alike(dataset: SceneParse150, found: Understanding) -> Understanding:
+    """What was ``found`` of the rows to train on, held to the first of those to score as well.
+
+    Raises ValueError for a palette that numbers colours otherwise, and for a row that the rule does not allow.
+    """
+    held = look(dataset, FIRST_ROWS, found.rule.binary)
+    clash = held.clash if found.rule.colours else held.clash or palettes_clash(found.palette, held.palette)
+    if clash and not found.rule.colours:
+        raise ValueError(
+            f"label maps of {dataset.source}, {dataset.split}, have another palette than those to train on, so that "
+            f"indices are no class ids: {clash}; give the colours of the classes in a class_dict.csv"
+        )
+    return replace(found, warnings=[*found.warnings, *_check_rows(dataset, found, held, f" of {dataset.split}")])
+
+
+def palettes_clash(one: Mapping[int, Colour], other: Mapping[int, Colour]) -> str:
+    """Where two palettes give an index that both use different colours; nothing where they do not."""
+    index = next((index for index in sorted(one.keys() & other.keys()) if one[index] != other[index]), None)
+    return "" if index is None else f"palette index {index} is {one[index]} elsewhere and {other[index]} here"
 
 
 def write_class_file(dataset: SceneParse150, path: Path, rows: int = FIRST_ROWS) -> Path:
@@ -143,6 +171,8 @@ def _add(held: Held, stored: StoredMap, where: str) -> None:
     values = dict(zip(found.tolist(), counts.tolist(), strict=True))
     held.values.update(values)
     palette = stored.palette
+    if stored.is_black_on_white:
+        held.white_first = held.white_first or where
     for value, count in values.items():
         shade = min(max(int(value), 0), 255)
         colour = (shade, shade, shade) if palette is None else palette[value] if value < len(palette) else (0, 0, 0)
@@ -259,22 +289,22 @@ def _by_value(
     if dataset.values and (flags.classes is None and flags.num_labels in (None, len(dataset.class_names))):
         return _by_table(dataset, flags)
     if _are_binary(dataset, held, classes, flags):
-        two = classes.names if classes else _BINARY_NAMES
-        if len(two) != 2:
-            raise ValueError(f"--binary-masks has two classes, and {classes and classes.source} names {len(two)}")
+        two = _two_names(classes)
         if flags.binary:
             rule = LabelRule(flags.num_labels or 2, bool(flags.reduce_labels), flags.ignore_index, True)
         else:  # and a row further on that holds anything else is refused
             rule = LabelRule(2, False, values=((0, 0), (max(held.values), 1)))
-        return Understanding(rule, dict(enumerate(two)))
+        return Understanding(rule, dict(enumerate(two)), warnings=_blurred(held))
     if classes is None and flags.num_labels is None:
         return _from_one(dataset, held, flags) or _as_scene_parse(dataset, held, flags)
+    if classes is not None and classes.ids:
+        return _by_ids(dataset, held, classes, flags)
     names = list(classes.names) if classes else [f"LABEL_{k}" for k in range(flags.num_labels or 0)]
     reduced = _is_reduced(dataset, held, classes, names, flags, is_beside)
     if reduced and (_is_void(names[0]) or _is_background(names[0])) and (classes is None or classes.first_id != 1):
         names = names[1:]  # of the 0 that is left out
     ignored = _ignored(names, reduced, flags)
-    while len(names) > 1 and not reduced and flags.ignore_index is None and _is_void(names[-1]):
+    while len(names) > 1 and flags.ignore_index is None and _is_void(names[-1]):
         names.pop()  # ignored, and no other id moves
     _check_count(flags, len(names), classes)
     rule = LabelRule(len(names), reduced, ignored)
@@ -291,16 +321,71 @@ def _by_table(dataset: SceneParse150, flags: Flags) -> Understanding:
     )
 
 
+def _two_names(classes: Classes | None) -> tuple[str, ...]:
+    """What background and object of a mask are called; an only name is the object's."""
+    names = classes.names if classes else _BINARY_NAMES
+    if len(names) == 1 and not _is_background(names[0]):
+        return (_BINARY_NAMES[0], *names)
+    source = classes.source if classes else ""
+    if len(names) != 2:
+        raise ValueError(f"masks of an object and its background have two classes, and {source} names {len(names)}")
+    if _is_background(names[1]) and not _is_background(names[0]):
+        raise ValueError(
+            f"{source} names {names[0]!r} first and {names[1]!r} second, and in masks 0 is the background; name the "
+            "background first"
+        )
+    return names
+
+
+def _blurred(held: Held) -> list[str]:
+    """What to say of masks that hold more than a number for each object would need."""
+    between = [value for value in held.values if 0 < value < IGNORE_INDEX]
+    dense = len(between) >= max(between, default=0)  # as numbers of objects are
+    if IGNORE_INDEX not in held.values or len(between) < _FEWEST_BLURRED or dense:
+        return []
+    share = sum(held.values[value] for value in between) / sum(held.values.values())
+    return [
+        f"the masks hold {len(between)} values between 0 and 255, in {share:.1%} of their pixels in "
+        f"{_first(held.rows)}, as blurred edges and JPEG leave them: all above 0 are the object; save them cut at half "
+        "if that makes it too large"
+    ]
+
+
+def _by_ids(dataset: SceneParse150, held: Held, classes: Classes, flags: Flags) -> Understanding:
+    """Classes whose ids have holes: numbered in their order, and what has a name for that ignored."""
+    kept = [name for name in classes.names if not _is_void(name)]
+    _check_count(flags, len(kept), classes)
+    raw = {name: k for k, name in enumerate(kept)}
+    values = {number: raw.get(name, IGNORE_INDEX) for number, name in zip(classes.ids, classes.names, strict=True)}
+    if flags.reduce_labels and values.setdefault(0, IGNORE_INDEX) != IGNORE_INDEX:
+        raise ValueError(f"--reduce-labels ignores 0, which {classes.source} calls {kept[values[0]]!r}; leave it out")
+    if flags.ignore_index is None:
+        values.setdefault(IGNORE_INDEX, IGNORE_INDEX)
+    rule = LabelRule(len(kept), False, flags.ignore_index, values=tuple(sorted(values.items())))
+    if 0 in held.values and rule.meaning(0) is None:
+        raise ValueError(
+            f"label maps of {dataset.source} hold 0, and {classes.source} has no class of that id, but "
+            f"{_listed(classes.ids)}: --reduce-labels ignores it, and a line of its own makes it a class"
+        )
+    _check_values(dataset, held, rule)
+    return Understanding(rule, dict(enumerate(kept)))
+
+
 def _are_binary(dataset: SceneParse150, held: Held, classes: Classes | None, flags: Flags) -> bool:
     """Whether 0 is the background and all else the object: said, or all that there is and nothing against it."""
     if flags.binary:
         return True
-    ends = {0, 1} if held.bilevel else {0, 255}
-    if not set(held.values) <= ends or max(ends) not in held.values:
-        return False
     count = flags.num_labels if classes is None else len(classes.names)
-    if flags.reduce_labels is None and flags.ignore_index is None and count in (None, 2):
+    is_one = classes is not None and count == 1 and not classes.numbers and not _is_background(classes.names[0])
+    highest = max(held.values, default=0)
+    if highest not in ((1,) if held.bilevel else (1, 255, 65535) if is_one else (255, 65535)):
+        return False
+    if not set(held.values) <= {0, highest}:
+        return False
+    if flags.reduce_labels is None and flags.ignore_index is None and (is_one or count in (None, 2)):
         return True
+    if highest != IGNORE_INDEX:
+        return False
     if not held.bilevel and (count in (None, 1, 2) or flags.reduce_labels is not None):
         raise ValueError(
             f"label maps of {dataset.source} hold {_listed(held.values)} and nothing else in "
@@ -334,6 +419,14 @@ def _as_scene_parse(dataset: SceneParse150, held: Held, flags: Flags) -> Underst
     """Nothing names the classes, so they are SceneParse150's, unless what the rows hold makes that doubtful."""
     values = set(held.values) - {IGNORE_INDEX}
     highest = max(values, default=0)
+    if values and highest >= _MOST_OWN_VALUES and (math.gcd(*values) > 1 or len(values) < _FEWEST_OF_SCENES):
+        alone = ", or --binary-masks if all above 0 is one object" if len(values - {0}) == 1 else ""
+        raise ValueError(
+            f"label maps of {dataset.source} hold {_listed(held.values)} in {_first(held.rows)}, as greys do that are "
+            "drawn to be told apart, and nothing names the classes: name them in a class_dict.csv beside the data, or "
+            f"as --label-names, with a line id,name for each{alone}; or, if they are SceneParse150's, give "
+            f"--num-labels {NUM_LABELS} --reduce-labels"
+        )
     if held.values and highest < _MOST_OWN_VALUES:
         zero = f"--num-labels {highest + 1} --no-reduce-labels if 0 is a class"
         other = f", or --num-labels {highest} --reduce-labels if 0 is to be ignored" if highest > 1 else ""
@@ -377,11 +470,13 @@ def _is_reduced(
 
 
 def _ignored(names: list[str], reduced: bool, flags: Flags) -> int | tuple[int, ...] | None:
-    """As it is said; else 255, and what has a name for that, unless 0 is other, as in SceneParse150."""
-    if flags.ignore_index is not None or reduced:
+    """As it is said; else what has a name for that, and 255, unless 0 is other, as in SceneParse150."""
+    if flags.ignore_index is not None:
         return flags.ignore_index
-    void = [k for k, name in enumerate(names) if _is_void(name)]
-    return (*void, IGNORE_INDEX) if void else IGNORE_INDEX
+    ignored = [k + reduced for k, name in enumerate(names) if _is_void(name)]
+    if not reduced:
+        ignored.append(IGNORE_INDEX)
+    return (tuple(ignored) if len(ignored) > 1 else ignored[0]) if ignored else None
 
 
 def _check_values(dataset: SceneParse150, held: Held, rule: LabelRule) -> None:
@@ -401,6 +496,8 @@ def _check_values(dataset: SceneParse150, held: Held, rule: LabelRule) -> None:
     else:
         readings.append("name as many classes as there are (--label-names or --num-labels)")
         readings.append("or the values to ignore (--ignore-index)")
+        if rule == SCENE_PARSE_LABELS:
+            readings.append("or --binary-masks, if all above 0 is one object")
     raise ValueError(
         f"label maps of {dataset.source} hold {_listed(strays)} in {_first(held.rows)}, but "
         f"{counted(rule.num_labels, 'class')} are {lowest} to {rule.highest}: {'; '.join(readings)}"
@@ -410,8 +507,11 @@ def _check_values(dataset: SceneParse150, held: Held, rule: LabelRule) -> None:
 # What is said
 
 
-def _check_rows(dataset: SceneParse150, found: Understanding, held: Held) -> list[str]:
-    """Read the first rows by the rule, and say what would make a night of training useless."""
+def _check_rows(dataset: SceneParse150, found: Understanding, held: Held, of_split: str = "") -> list[str]:
+    """Read the first rows by the rule, and say what would make a night of training, or a score, useless.
+
+    Of a split that is only scored, some classes may well be missing.
+    """
     counts = np.zeros(256, np.int64)
     looked = 0
     for row in range(len(dataset)):
@@ -428,23 +528,25 @@ def _check_rows(dataset: SceneParse150, found: Understanding, held: Held) -> lis
     for raw in np.flatnonzero(counts).tolist():
         pixels[found.rule.class_of(raw)] += int(counts[raw])
     said = []
+    rows = _first(looked) + of_split
     share = pixels[IGNORE_INDEX] / counts.sum()
     if share > 0.5:
         said.append(
-            f"{share:.0%} of the pixels in {_first(looked)} are ignored (--ignore-index, --reduce-labels and "
+            f"{share:.0%} of the pixels in {rows} are ignored (--ignore-index, --reduce-labels and "
             "--binary-masks decide which)"
         )
     ignored = {found.rule.class_of(value) for value in found.rule.ignored}
     never = [name.strip() for k, name in found.id2label.items() if not pixels[k] and k not in ignored]
-    if never and found.id2label != ID2LABEL:
+    if never and found.id2label != ID2LABEL and not of_split:
         said.append(
             f"{len(never)} of {counted(len(found.id2label), 'class')} {'does' if len(never) == 1 else 'do'} not occur "
-            f"in {_first(looked)}: {_few(never)} "
+            f"in {rows}: {_few(never)} "
             "(--reduce-labels or --no-reduce-labels, --num-labels and --label-names decide which values they are)"
         )
     present = [name.strip() for k, name in found.id2label.items() if pixels[k]]
     if len(present) == 1:
-        said.append(f"{_first(looked)} hold{'s' * (looked == 1)} {present[0]} alone, from which nothing can be learnt")
+        what = "which says nothing of the other classes" if of_split else "from which nothing can be learnt"
+        said.append(f"{rows} hold{'s' * (looked == 1)} {present[0]} alone, {what}")
     return said
 
 
@@ -457,7 +559,7 @@ def _check_count(flags: Flags, count: int, classes: Classes | None) -> None:
 
 
 def _is_void(name: str) -> bool:
-    return name.strip().lower().replace("'", "").replace("_", " ").replace("-", " ") in _VOID
+    return name.lower().replace("'", "").replace("_", " ").replace("-", " ").strip() in _VOID
 
 
 def _is_background(name: str) -> bool:

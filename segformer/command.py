@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Semaphore
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,6 @@ from segformer.weights.publish import shareable
 
 DEFAULT_CHECKPOINT = "nvidia/segformer-b0-finetuned-ade-512-512"
 
-_LABEL_ENDINGS = {".png", ".bmp", ".tif", ".tiff"}
 _NEEDS_A_CLONE = (
     "--annotations needs a clone: label maps are read by the code that trains, which is not installed; leave it out, "
     "or run the clone's python infer.py"
@@ -57,6 +56,16 @@ _NEEDS_A_CLONE = (
 Truths = Callable[[Segmented], NDArray[np.uint8] | None]
 # Truths from the label maps of photos, for the model of a source, which may be said to be binary masks.
 OpenTruths = Callable[[Mapping[Path, Path], str, Segmenter, bool], Truths]
+# The photos that are none of the label maps in a folder, and the label map of each that has one.
+PairPhotos = Callable[[Path, Sequence[Path]], tuple[list[Path], dict[Path, Path]]]
+
+
+class LabelMaps(NamedTuple):
+    """How label maps are found and how they are read."""
+
+    pair: PairPhotos
+    open: OpenTruths
+
 
 logger = logging.getLogger(__name__)
 
@@ -139,23 +148,24 @@ def newest_run(runs: Path) -> Path | None:
     return max(finished, key=lambda run: (run / WEIGHTS_NAME).stat().st_mtime, default=None)
 
 
-def infer(options: argparse.Namespace, open_truths: OpenTruths | None = None) -> list[str]:
+def infer(options: argparse.Namespace, annotated: LabelMaps | None = None) -> list[str]:
     """Segment every photo; return a line for each that could not be. The others are written all the same.
 
-    Without ``open_truths``, which reads label maps, ``--annotations`` is refused.
+    Unless it is known how label maps are ``annotated``, ``--annotations`` is refused.
     """
-    if options.annotations and open_truths is None:
-        raise ValueError(_NEEDS_A_CLONE)
-    photos = find_photos(options.photos)
+    photos, label_maps = find_photos(options.photos), dict[Path, Path]()
     folder: Path = options.output_dir
     check_output_dir(photos, folder)
-    label_maps = find_label_maps(options.annotations, photos) if options.annotations else {}
+    if options.annotations:
+        if annotated is None:
+            raise ValueError(_NEEDS_A_CLONE)
+        photos, label_maps = annotated.pair(options.annotations, photos)
     earlier = {photo_key(entry["file"]): entry for entry in earlier_entries(folder)}
     names = output_names(photos, {file: entry["labels"][: -len("_labels.png")] for file, entry in earlier.items()})
     segmenter, source = load_segmenter(options)
     origin = provenance(shareable({"checkpoint": source})["checkpoint"], segmenter.model.load_report.path)
     told = label_maps, source, segmenter, options.binary_masks
-    truths = open_truths(*told) if open_truths and label_maps else lambda _: None
+    truths = annotated.open(*told) if annotated and label_maps else lambda _: None
     folder.mkdir(parents=True, exist_ok=True)
     turn = nullcontext() if segmenter.device.type == "cpu" else Semaphore(2)  # one prepares while the other computes
     worker = Worker(segmenter, names, folder, options.opacity, options.masks, options.scores, turn, origin)
@@ -202,34 +212,14 @@ def show(done: Segmented, truths: Truths, judged: Judgement, page: PhotoPage | N
     return []
 
 
-def find_label_maps(folder: Path, photos: Sequence[Path]) -> dict[Path, Path]:
-    """The label map of every photo that has one of its name in a folder or below it.
-
-    Raises FileNotFoundError for a folder that is not there or holds none, ValueError where one name is there twice.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"--annotations {folder} is no folder")
-    named: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _LABEL_ENDINGS:
-            named.setdefault(path.stem, []).append(path)
-    found = {photo: named[photo.stem] for photo in photos if photo.stem in named}
-    if not found:
-        raise FileNotFoundError(f"--annotations {folder} has no PNG, BMP or TIFF named like {photos[0].name}")
-    for photo, several in found.items():
-        if len(several) > 1:
-            raise ValueError(f"{photo.name} has two label maps, {several[0]} and {several[1]}; name the folder of one")
-    return {photo: several[0] for photo, several in found.items()}
-
-
-def main(open_truths: OpenTruths | None = None) -> int:
+def main(annotated: LabelMaps | None = None) -> int:
     """Run from the command line; the exit status is 1 if any photo could not be read."""
     speak_plainly()
     keep_freed_memory()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow refuses what is really too large
     options = parse_arguments()
     try:
-        failures = infer(options, open_truths)
+        failures = infer(options, annotated)
     except (ValueError, OSError) as error:
         failures = [one_line(str(error))]
     except RuntimeError as error:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segformer.command import find_label_maps
 from segformer.console import FlagParser, one_line, speak_plainly
 from segformer.pages.model_page import find_runtime, page_folder, write_model_page
 from segformer.predictions import Segmented
@@ -101,13 +100,13 @@ def examples_of(options: argparse.Namespace) -> Examples | None:
     if options.annotations is None:
         return examples
     try:
-        from infer import open_truths as open_label_maps  # which a clone has: it knows what they mean
+        from infer import LABEL_MAPS  # which a clone has: it knows what they mean
     except ImportError as error:
         raise ValueError("--annotations needs a clone, whose code reads label maps; run this in its folder") from error
-    label_maps = find_label_maps(options.annotations, examples.photos)
+    photos, label_maps = LABEL_MAPS.pair(options.annotations, examples.photos)
 
     def open_truths(segmenter: Segmenter) -> Truths:
-        truths = open_label_maps(label_maps, options.source, segmenter)
+        truths = LABEL_MAPS.open(label_maps, options.source, segmenter, False)
 
         def truth_of(path: Path, photo: Image.Image) -> NDArray[np.uint8] | None:
             nothing = Prediction(np.zeros((photo.height, photo.width), np.uint8))
@@ -115,7 +114,7 @@ def examples_of(options: argparse.Namespace) -> Examples | None:
 
         return truth_of
 
-    return Examples(examples.photos, open_truths)
+    return Examples(photos, open_truths)
 
 
 def run(options: argparse.Namespace) -> str:

@@ -804,6 +804,38 @@ def test_the_page_scores_truths_by_the_same_rule(binary_run: Path, photos: Path,
     assert f"{told['mean_iou']:.3f}" in (tmp_path / "page.html").read_text()
 
 
+def test_a_photo_is_never_scored_against_itself(binary_run: Path, photos: Path, tmp_path: Path) -> None:
+    annotated(tmp_path / "masks", photos)
+    for number in range(2):
+        (tmp_path / f"masks/{number}.png").rename(photos / f"{number}_mask.png")
+    words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(photos), "--device", "cpu"]
+    assert infer(parse_arguments([*words, "--output-dir", str(tmp_path / "out")])) == []
+    told = json.loads((tmp_path / "out/scores.json").read_text())
+    assert sorted(Path(name).name for name in told["photos"]) == ["0.png", "1.png"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "said"),
+    [
+        (LabelRule(2, False, 255), "id,name\n0,object\n1,background\n", "the same classes in another order"),
+        (
+            LabelRule(2, False, colours=(((0, 0, 0), 0), ((9, 9, 9), 1))),
+            "name,r,g,b\nobject,0,0,0\nbackground,9,9,9\n",
+            r"calls \(0, 0, 0\) 'object', and to the model it is 'background'",
+        ),
+    ],
+)
+def test_label_maps_of_other_classes_than_the_models_are_refused(
+    rule: LabelRule, text: str, said: str, binary_run: Path, photos: Path, tmp_path: Path
+) -> None:
+    RunDescription(labels=rule.to_dict()).save(binary_run)
+    annotated(tmp_path / "masks", photos, (0, 1))
+    (tmp_path / "class_dict.csv").write_text(text)
+    words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
+    with pytest.raises(ValueError, match=said):
+        infer(parse_arguments([*words, "--output-dir", str(tmp_path / "out")]))
+
+
 def test_a_truth_of_16_bits_does_not_wrap_into_a_class(binary_run: Path, photos: Path, tmp_path: Path) -> None:
     RunDescription(labels=LabelRule(2, False, 255).to_dict()).save(binary_run)
     annotated(tmp_path / "masks", photos, (0, 1))

@@ -100,6 +100,8 @@ def _open_local(path: Path, source: str, split: str, configuration: str | None, 
         below = [PurePosixPath(found.relative_to(path).as_posix()) for found in _shards_below(path)]
         files = _of_configuration(below, source, configuration)
         return [Shard(path / file, asked) for file in _of_split(files, source, split)]
+    if not (path.is_file() or glob.has_magic(source)):
+        raise FileNotFoundError(f"there is no file or folder {source}, nor can a dataset on the Hub be called that")
     found = [path] if path.is_file() else [Path(each) for each in glob.glob(source, recursive=True)]
     files = [PurePosixPath(each.as_posix()) for each in found if _is_shard(each)]
     return [Shard(Path(file), asked) for file in _of_split(files, source, split, by_last_folder=True)]
@@ -124,7 +126,7 @@ def _of_split(
     if not paths:
         raise FileNotFoundError(
             f"no *.parquet under {source}; a dataset is a folder of shards or a glob of them, a folder with images/ "
-            "and annotations/ or of another layout that data/layouts.py lists, "
+            "and annotations/ or of another layout that data/layouts.py lists, a CSV of pairs under image,mask, "
             f"{SCENE_PARSE_150!r} or another dataset on the Hub, or 'toy'"
         )
     by_split: dict[str, list[PurePosixPath]] = {}

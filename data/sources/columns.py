@@ -21,6 +21,7 @@ LABEL_NAMES = {
     "gt", "target", "png",
 }  # fmt: skip
 _OTHER_MAPS = re.compile("depth|instance|panoptic|normal|edge|disparity|confidence|saliency|preview|overlay|colou?r")
+_LISTS_OF_CLASSES = re.compile("class|categor|label|segment|object|annotation")
 _MOST_COLOURS = 64  # of a label map
 
 FirstRow = Callable[[list[str]], dict[str, Any]]  # of these columns
@@ -214,8 +215,10 @@ def _scene_categories(features: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _class_names(features: dict[str, Any]) -> tuple[str, ...]:
-    """The names of a list of classes that every row has; those of a single class are of whole photos."""
-    for feature in features.values():
+    """The names of a list of classes that every row has; those of a single class are of whole photos, as tags are."""
+    for column, feature in features.items():
+        if not _LISTS_OF_CLASSES.search(column.lower()):
+            continue
         inner = (
             feature.get("feature")
             if isinstance(feature, dict)

@@ -162,6 +162,43 @@ def voc(root: Path, draw: Draw, lists: str = "train") -> Form:
     return form
 
 
+def partly_annotated_voc(root: Path) -> Form:
+    """As Pascal VOC itself, where most photos have no label map and lists name those that have."""
+    form = voc(root, indexed)
+    save(root / "JPEGImages/never.png", photo(8))
+    return form
+
+
+def listed_names(root: Path, title: str) -> Form:
+    """Photos with names of several words or letters, one a line."""
+    for number in range(COUNT):
+        save(root / f"images/{title.format(number)}.png", photo(number))
+        save(root / f"masks/{title.format(number)}.png", labels(number))
+    save(root / "images/other.png", photo(9))
+    (root / "train.txt").write_text("".join(f"{title.format(i)}.png\n" for i in range(COUNT)), encoding="utf-8")
+    return Form()
+
+
+def beside_others(root: Path) -> Form:
+    """As archives unpack on a Mac, with a table of something else."""
+    form = pairs(root, "set/images/{}.png", "set/masks/{}.png")
+    save(root / "__MACOSX/set/images/._x.png", photo(9))
+    (root / "set/train.csv").write_text("image_id,weather\nx,sun\ny,rain\n")
+    return form
+
+
+def ids_with_holes(root: Path) -> Form:
+    """Greys that are drawn to be seen, with a table of what they mean in another order."""
+    rows = [f"{name},{50 * k}" for k, name in enumerate(NAMES)]
+    return pairs(root, draw=lambda held: held * np.uint8(50), beside=lambda root: void(
+        (root / "class_dict.csv").write_text("\n".join(["class,pixel value", *rows[::-1]]))
+    ))  # fmt: skip
+
+
+def void(_: object) -> None:
+    """Nothing, of whatever is written."""
+
+
 def cityscapes(root: Path, kind: str) -> Form:
     ids = np.array([7, 8, 11, 12] if kind == "labelIds" else [0, 1, 2, 3], np.uint8)
     for split in ("train", "val"):
@@ -295,11 +332,32 @@ FORMS: dict[str, Callable[[Path], Form]] = {
         pairs, photo_path="train/{}.png", label_path="train/{}_mask.png", beside=roboflow
     ),
     "side by side, _sat and _mask": partial(pairs, photo_path="{}_sat.png", label_path="{}_mask.png"),
+    "side by side, .jpg and .png": partial(
+        pairs,
+        photo_path="{}.jpg",
+        label_path="{}.png",
+        photo={"quality": 100, "subsampling": 0},
+        form=Form(photo_tolerance=4),
+    ),
+    "side by side, in folders of patients": lambda root: pairs(
+        root, *(f"scans/TCGA_{{0:.4}}/{{0}}{word}.png" for word in ("", "_mask"))
+    ),
+    "train_images and train_masks": lambda root: split_pairs(
+        root, "{split}_images/{name}.png", "{split}_masks/{name}.png"
+    ),
+    "img_dir and ann_dir": lambda root: split_pairs(root, "img_dir/{split}/{name}.png", "ann_dir/{split}/{name}.png"),
+    "kinds below places": lambda root: split_pairs(
+        root, "{split}/Rural/images_png/{name}.png", "{split}/Rural/masks_png/{name}.png"
+    ),
+    "beside what a Mac leaves, and a table": beside_others,
+    "a list of names with spaces": partial(listed_names, title="my photo {}"),
+    "a list of Korean names": partial(listed_names, title="사진{}"),
     "two endings": partial(pairs, photo_path="images/{}.v1.png", label_path="masks/{}.v1.png.png"),
     "a suffix of one's own": partial(pairs, label_path="masks/{}_drawn by me.png"),
     "suffix _sat and _mask": partial(pairs, photo_path="images/{}_sat.png", label_path="masks/{}_mask.png"),
     "prefix img_ and mask_": partial(pairs, photo_path="images/img_{}.png", label_path="masks/mask_{}.png"),
     "Pascal VOC, palette": partial(voc, draw=indexed),
+    "Pascal VOC, partly annotated": partly_annotated_voc,
     "Pascal VOC, colours": partial(voc, draw=coloured),
     "CVAT, default.txt": partial(voc, draw=coloured, lists="default"),
     "Cityscapes, labelTrainIds": partial(cityscapes, kind="labelTrainIds"),
@@ -355,11 +413,15 @@ FORMS: dict[str, Callable[[Path], Form]] = {
     "colours in shuffled palettes": partial(pairs, draw=shuffled, beside=class_dict),
     "labels with id2label.json": partial(pairs, beside=id2label),
     "labels from 1, objectInfo150.txt": reduced,
+    "labels with holes, class_dict.csv": ids_with_holes,
     "labels from 1, unlabeled the first name": void_first,
     "masks of 0 and 255": partial(masks, draw=lambda held: held * np.uint8(255)),
     "masks of 1 bit": partial(masks, draw=Image.fromarray),
     "masks of 0 and 1": partial(masks, draw=lambda held: held.astype(np.uint8), binary=True),
     "masks of 0 and 255 in RGB": partial(masks, draw=lambda held: np.stack([held * np.uint8(255)] * 3, -1)),
+    "masks as gif": partial(
+        masks, draw=lambda held: held * np.uint8(255), label_path="annotations/{}.gif", binary=True
+    ),
     "masks as jpg": partial(
         masks, draw=lambda held: held * np.uint8(255), label_path="annotations/{}.jpg", binary=True
     ),

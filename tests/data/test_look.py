@@ -207,6 +207,32 @@ def test_a_planted_fault_is_found_and_it_alone(dataset: Path, fault: str) -> Non
     assert found(dataset) == {kind: {forms.name(3)}}
 
 
+def with_palette(path: Path, *colours: tuple[int, int, int]) -> None:
+    picture = Image.open(path)
+    picture.putpalette([level for colour in colours for level in colour])
+    picture.save(path)
+
+
+COLOURED = [(0, 0, 0), (1, 2, 3), (4, 5, 6), (7, 8, 9), (9, 9, 9)]
+
+
+def test_a_row_whose_palette_differs_is_found(dataset: Path) -> None:
+    for path in (dataset / "annotations").rglob("*.png"):
+        with_palette(path, *COLOURED)
+    assert found(dataset) == {}
+    with_palette(files_of(dataset, 30)[1], *COLOURED[:1], *COLOURED[:0:-1])
+    assert found(dataset) == {"palette": {forms.name(30)}}
+
+
+def test_a_split_whose_palette_differs_is_found_and_refused_before_it_is_scored(dataset: Path) -> None:
+    for split, colours in (("training", COLOURED), ("validation", COLOURED[::-1])):
+        for path in (dataset / f"annotations/{split}").iterdir():
+            with_palette(path, *colours)
+    assert set(found(dataset)) == {"palette"}
+    with pytest.raises(ValueError, match=r"have another palette than those to train on, .*palette index 0 is"):
+        open_parts(config(dataset), decode_photo)
+
+
 def test_label_maps_of_one_value_are_not_taken_for_each_other(dataset: Path) -> None:
     for number in (3, 4):
         changed(files_of(dataset, number)[1], np.zeros_like)

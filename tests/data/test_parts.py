@@ -61,6 +61,31 @@ def test_a_row_to_train_on_and_one_to_score_are_enough(tmp_path: Path) -> None:
     assert (len(found.train), len(found.evaluation)) == (1, 1)
 
 
+def test_a_validation_split_without_label_maps_is_left_for_a_share_of_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = dataset(tmp_path, 5, 2)
+    for path in (root / "masks/val").iterdir():
+        path.unlink()
+    found = parts(root, eval_split="auto")
+    assert (len(found.train), len(found.evaluation)) == (4, 1)
+    assert "validation has no label maps; a share of train is scored instead" in caplog.text
+    with pytest.raises(ValueError, match=r"^--eval-split validation: .* has no label map"):
+        parts(root, eval_split="validation")
+
+
+def test_masks_that_mean_something_else_where_they_are_scored_are_said(tmp_path: Path) -> None:
+    root = dataset(tmp_path, 5, 2)
+    (root / "classes.txt").write_text("background\ncrack\n")
+    for split, value in (("train", 1), ("val", 255)):
+        for path in (root / f"masks/{split}").iterdir():
+            Image.fromarray(np.uint8([[0, value]] * 2).repeat(8, 0).repeat(8, 1)).save(path)
+    for path in (root / "images").rglob("*.png"):
+        Image.new("RGB", (16, 16)).save(path)
+    warnings = parts(root, num_labels=None, reduce_labels=None, eval_split="auto").labels.warnings
+    assert any(said.startswith("the first 2 rows of validation hold background alone") for said in warnings)
+
+
 def test_an_evaluation_alone_takes_any_number_of_rows(tmp_path: Path) -> None:
     found = parts(dataset(tmp_path, 5, 1), eval_only=True, checkpoint="a/b", eval_split="validation")
     assert (len(found.evaluation), found.labels.rule) == (1, LabelRule(2, False, 255))

@@ -499,7 +499,7 @@ def test_a_square_annotation_is_never_turned(orientation: int, tmp_path: Path) -
 def test_an_annotation_that_fits_only_the_stored_pixels_turns_and_that_is_said_once(
     orientation: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "_turned", [])
+    monkeypatch.setattr(decoding, "_said", set())
     dataset = one_row(tmp_path, rotated_photo(orientation))
     for _ in range(2):
         assert np.array_equal(np.asarray(dataset[0][1]), UPRIGHT[orientation](label_array(1)))
@@ -513,6 +513,19 @@ def test_an_annotation_drawn_on_the_upright_photo_stays(orientation: int, tmp_pa
     image, label_map = one_row(tmp_path, rotated_photo(orientation), encode(Image.fromarray(upright)))[0]
     assert np.array_equal(np.asarray(image), UPRIGHT[orientation](photo_array(1)))
     assert np.array_equal(np.asarray(label_map), upright)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_an_orientation_that_was_copied_from_the_photo_turns_no_upright_annotation(
+    orientation: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_said", set())
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    upright = np.ascontiguousarray(label_array(1).T)
+    _, label_map = one_row(tmp_path, rotated_photo(orientation), encode(Image.fromarray(upright), exif=exif))[0]
+    assert np.array_equal(np.asarray(label_map), upright)
+    assert "it is taken as stored" in caplog.text
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

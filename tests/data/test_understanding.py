@@ -83,9 +83,34 @@ def test_maps_of_scene_parse_150_that_were_reduced_before_are_refused_with_both_
 
 
 def test_other_maps_that_hold_high_values_are_taken_for_scene_parse_150_aloud(tmp_path: Path) -> None:
-    found = about(folder(tmp_path, values(0, 3, 140)))
+    found = about(folder(tmp_path, values(0, 3, 17, 140)))
     assert found.rule == SCENE_PARSE_LABELS
     assert "nothing names the classes, so they are SceneParse150's 150, where 0 is other" in found.warnings[0]
+
+
+@pytest.mark.parametrize("held", [(0, 50, 100, 150), (0, 128, 255), (0, 254), (0, 3, 140), (0, 85, 170, 255)])
+def test_greys_that_are_drawn_to_be_seen_are_not_taken_for_scene_parse_150(
+    held: tuple[int, ...], tmp_path: Path
+) -> None:
+    said = refusal(folder(tmp_path, values(*held)))
+    assert "with a line id,name for each" in said
+    assert ("--binary-masks" in said) == (held[1] >= 128)
+
+
+def test_a_class_file_gives_such_greys_their_names(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 50, 100, 150, 255))
+    (root / "class_dict.csv").write_text("id,name\n100,road\n0,background\n50,car\n150,void\n")
+    found = about(root)
+    assert found.id2label == {0: "background", 1: "car", 2: "road"}
+    assert list(SceneParse150(root, "train", found.rule)[0][1].tobytes()) == [0, 1, 2, 255, 255]
+
+
+def test_a_zero_that_ids_with_holes_lack_is_asked_about(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 7, 11))
+    (root / "class_dict.csv").write_text("id,name\n7,road\n11,car\n")
+    assert "--reduce-labels ignores it, and a line of its own makes it a class" in refusal(root)
+    assert about(root, reduce_labels=True).rule.values == ((0, 255), (7, 0), (11, 1), (255, 255))
+    assert about(root, ignore_index=0).rule.meaning(0) == 255
 
 
 # One's own classes
@@ -193,6 +218,14 @@ def test_a_0_further_on_is_never_ignored_unasked(tmp_path: Path) -> None:
     asked = dataset.with_rule(about(root, reduce_labels=True).rule)
     assert asked.label_rule == LabelRule(3, True)
     assert np.asarray(asked[20][1]).tolist() == [[0, 1]]
+
+
+def test_a_void_that_is_numbered_last_is_ignored_where_ids_begin_at_1(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(1, 2, 3))
+    (root / "classes.txt").write_text("sky\nroad\nvoid\n")
+    found = about(root)
+    assert found.id2label == {0: "sky", 1: "road"}
+    assert [found.rule.class_of(found.rule.meaning(value)) for value in (1, 2, 3)] == [0, 1, 255]
 
 
 # Masks
@@ -440,6 +473,50 @@ def test_stored_values_stand_for_others() -> None:
         rule.normalise(values(7, 10), "here")
 
 
+# Masks
+
+
+@pytest.mark.parametrize("held", [(0, 255), (0, 1)])
+def test_an_only_name_is_that_of_the_object(held: tuple[int, ...], tmp_path: Path) -> None:
+    root = folder(tmp_path, values(*held))
+    (root / "classes.txt").write_text("crack\n")
+    found = about(root)
+    assert found.id2label == {0: "background", 1: "crack"}
+    assert [found.rule.meaning(value) for value in held] == [0, 1]
+
+
+def test_masks_of_16_bits_are_masks(tmp_path: Path) -> None:
+    rule = about(folder(tmp_path, np.array([[0, 65535]], np.uint16))).rule
+    assert (rule.meaning(65535), rule.is_binary) == (1, True)
+
+
+@pytest.mark.parametrize("flags", [{}, {"binary": True}])
+def test_a_background_that_is_named_second_is_refused_for_masks(flags: dict[str, Any], tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 255))
+    (root / "classes.txt").write_text("crack\nbackground\n")
+    assert "names 'crack' first and 'background' second" in refusal(root, **flags)
+
+
+@pytest.mark.parametrize("flags", [{"binary": True}, {"classes": Classes("c.txt", ("background", "crack"))}])
+def test_a_palette_of_white_and_then_black_is_read_as_seen(flags: dict[str, Any], tmp_path: Path) -> None:
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:, 2:] = 255
+    quantized = Image.fromarray(mask).convert("RGB").quantize(2)
+    assert quantized.getpalette()[:3] == [255, 255, 255]  # or this tests nothing
+    root = folder(tmp_path, quantized)
+    found = about(root, **flags)
+    assert np.array_equal(np.asarray(SceneParse150(root, "train", found.rule)[0][1]), mask // 255)
+    assert any("are read as seen: black is 0, white is 1" in line for line in found.lines)
+
+
+def test_blurred_masks_are_said_to_be_so(tmp_path: Path) -> None:
+    blurred = folder(tmp_path / "blurred", values(0, 1, 2, 200, 254, 255))
+    (said,) = about(blurred, binary=True).warnings
+    assert said.startswith("the masks hold 4 values between 0 and 255, in 66.7% of their pixels in the first row")
+    objects = folder(tmp_path / "objects", values(0, 1, 2, 3, 4, 5))
+    assert about(objects, binary=True).warnings == []
+
+
 # Class files
 
 
@@ -449,6 +526,8 @@ def test_stored_values_stand_for_others() -> None:
         ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:64,0,128::\nroad:128,64,128::\n"),
         ("class_dict.csv", "name,r,g,b\nbackground,0,0,0\ncar,64,0,128\nroad,128,64,128\n"),
         ("class_dict.csv", "name; red; green; blue\nbackground; 0; 0; 0\ncar; 64; 0; 128\nroad; 128; 64; 128\n"),
+        ("c.csv", "background,0,0,0\ncar,64,0,128\nroad,128,64,128\n"),
+        ("label_colors.txt", "0 0 0\tbackground\n64 0 128\tcar\n128 64 128\troad\n"),
         ("c.txt", "r\tg\tb\tName\n0\t0\t0\tbackground\n64\t0\t128\tcar\n128\t64\t128\troad\n"),
         ("c.csv", 'Idx,Color_Code (R,Name\n0,"(0, 0, 0)",background\n1,"(64, 0, 128)",car\n2,#804080,road\n'),
         ("c.json", '{"background": [0, 0, 0], "car": [64, 0, 128], "road": [128, 64, 128]}'),
@@ -477,8 +556,19 @@ def test_class_files_of_every_form_give_names_and_colours(file: str, text: str) 
         ("names.txt", "1: wall\n2: building\n", 1),
         ("config.json", '{"id2label": {"0": "wall", "1": "building"}, "depths": [2]}', 0),
         ("names.txt", "wall\nbuilding\n", None),
+        ("names.txt", "wall, building", None),
+        ("names.txt", "building: 1\nwall: 0\n", 0),
+        ("names.txt", "building 2\nwall 1\n", 1),
+        ("c.csv", "class,label\nbuilding,1\nwall,0\n", 0),
+        ("c.csv", "label,class\n2,building\n1,wall\n", 1),
+        *(("c.csv", f"name,{head}\nbuilding,1\nwall,0\n", 0)
+          for head in ("number", "Gray Value", "pixel", "mask_value", "color", "DN", "anything")),
+        ("c.csv", "name,count\nwall,1203\nbuilding,77\n", None),
+        *(("c.json", json.dumps([{"name": "building", key: "1"}, {"name": "wall", key: "0"}]), 0)
+          for key in ("id", "class_id", "trainId")),
+        ("c.json", '{"building": "1", "wall": "0"}', 0),
     ],
-)
+)  # fmt: skip
 def test_tables_and_lists_of_names_give_names_and_the_first_id(file: str, text: str, first_id: int | None) -> None:
     assert parse_classes(text, file) == Classes(file, ("wall", "building"), None, first_id)
 
@@ -490,7 +580,9 @@ def test_tables_and_lists_of_names_give_names_and_the_first_id(file: str, text: 
         ("name,r,g,b\na,1,2,3\na,3,2,1", "name 'a' is there twice"),
         ("name,r,g,b\na,1,2,300", "'1,2,300' is no colour; it must be three numbers, each 0 to 255"),
         ("name,r,g,b\na,1,2", "line 2 has 3 cells, its header 4"),
-        ("Idx,Name\n0,a\n2,b", "no name for class 1; the ids of 2 names must be 0 to 1"),
+        ("Idx,Name\n0,a\n0,b", "id '0' is there twice"),
+        ("Name,rank,number of\na,0,1\nb,1,0", "the columns rank and number of both count the classes, each otherwise"),
+        ("names:\n- a\n- b", "'names:' looks like YAML"),
         ("Idx,Name\nx,a", "line 2 has 'x' for an id"),
     ],
 )

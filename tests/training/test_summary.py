@@ -131,7 +131,7 @@ def test_the_table_in_the_end_shows_what_occurs_and_of_many_the_best_and_the_wor
     assert [line.split("  ")[0] for line in lines[1:4]] == ["class 29", "class 28", "class 27"]
     assert lines[4] == "... 24 more ..."
     assert [line.split("  ")[0] for line in lines[5:8]] == ["class 2", "class 1", "class 0"]
-    assert lines[8] == "3 classes are predicted that never occur in the labels, which counts as IoU 0"
+    assert lines[8] == "3 classes that never occur in the labels are predicted, at IoU 0"
     assert "nan" not in "\n".join(lines)
 
 
