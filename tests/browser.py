@@ -40,7 +40,7 @@ def chromium() -> Iterator[Any]:
     """A browser without a window. Root has no sandbox to run it in."""
     from playwright.sync_api import sync_playwright
 
-    flags = ["--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    flags = ["--disable-gpu", *(["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else [])]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=flags)
         try:

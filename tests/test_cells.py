@@ -18,9 +18,16 @@ with_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, rea
 
 
 @with_triton
-def test_in_triton_s_interpreter_the_kernels_give_the_plain_values() -> None:
+@pytest.mark.parametrize(
+    "some",
+    [
+        pytest.param("one_class or all_ignored or no_number or without_a_gradient", id="a few"),
+        pytest.param("", id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_in_triton_s_interpreter_the_kernels_give_the_plain_values(some: str) -> None:
     tests = Path(__file__).with_name("cells_interpreted.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), "-k", some]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout[-3000:]
