@@ -25,6 +25,7 @@ FIRST_ROWS = 20
 MOST_COLOURS = 32  # that are listed
 _MOST_NAMES = 4  # of classes in a line
 _FEWEST_OF_SCENES = 4  # values in the first rows of SceneParse150, of which a single photo has more
+_ENOUGH_ROWS = 5  # in which SceneParse150 has more values than rows
 _FEWEST_BLURRED = 3  # values between 0 and 255
 _MOST_OWN_VALUES = (
     100  # below which label maps are somebody's own rather than SceneParse150's, where nothing else tells
@@ -101,7 +102,7 @@ def understand(dataset: SceneParse150, flags: Flags = NOTHING_SAID, rows: int = 
     if known and replace(flags, known=None) == NOTHING_SAID and bool(known.rule.colours) == bool(held.coloured):
         found = Understanding(known.rule, dict(enumerate(known.names)))
         _check_values(dataset, held, found.rule)
-    elif _is_scene_parse(dataset, classes, flags):
+    elif _is_scene_parse(dataset, held, classes, flags):
         found = Understanding(_scene_parse_rule(flags), ID2LABEL)
         _check_values(dataset, held, found.rule)
     elif held.coloured or _by_palette(held, classes):
@@ -204,15 +205,17 @@ def _check_that_there_is_a_choice(found: Understanding) -> None:
 # SceneParse150
 
 
-def _is_scene_parse(dataset: SceneParse150, classes: Classes | None, flags: Flags) -> bool:
-    """Whether these are the 150 classes of SceneParse150, by the data itself or by their names."""
+def _is_scene_parse(dataset: SceneParse150, held: Held, classes: Classes | None, flags: Flags) -> bool:
+    """Whether these are the 150 classes of SceneParse150, by the data itself or by their names.
+
+    Photos of ADE20K that somebody labelled anew have its names, and few values.
+    """
     if flags.binary or flags.num_labels not in (None, NUM_LABELS):
         return False
     if classes is not None:
         return tuple(name.strip() for name in classes.names) == CLASS_NAMES
-    return (
-        dataset.is_scene_parse or dataset.name(0).startswith("ADE_") or dataset.scene_category(0) is not None
-    ) and not dataset.values
+    is_called_so = dataset.name(0).startswith("ADE_") and (held.rows < _ENOUGH_ROWS or len(held.values) > held.rows)
+    return (dataset.is_scene_parse or is_called_so or dataset.scene_category(0) is not None) and not dataset.values
 
 
 def _scene_parse_rule(flags: Flags) -> LabelRule:

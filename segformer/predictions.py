@@ -57,7 +57,11 @@ def find_photos(sources: Iterable[str]) -> list[Path]:
         if path.is_dir():
             inside = sorted(each for each in path.iterdir() if _is_photo(each))
             if not inside:
-                raise FileNotFoundError(f"no photo in {source}; photos end in {', '.join(sorted(_PHOTO_ENDINGS))}")
+                below = any(each.is_dir() for each in path.iterdir())
+                hint = f"; those in the folders inside are '{path}/**/*'" if below else ""
+                raise FileNotFoundError(
+                    f"no photo in {source}; photos end in {', '.join(sorted(_PHOTO_ENDINGS))}{hint}"
+                )
             found += inside
         elif re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE):
             raise ValueError(f"{source} is an address; download the photo and name its file, or a folder of several")

@@ -300,6 +300,14 @@ def test_a_folder_without_photos_is_refused_by_name(run: Run, photos: Path) -> N
         run(photos)
 
 
+def test_folders_of_photos_in_a_folder_are_told_of(run: Run, photos: Path) -> None:
+    (photos / "day1").mkdir()
+    random_photo().save(photos / "day1/a.png")
+    with pytest.raises(FileNotFoundError, match=r"those in the folders inside are '.*/\*\*/\*'"):
+        run(photos)
+    assert find_photos([f"{photos}/**/*"]) == [photos / "day1/a.png"]
+
+
 @pytest.mark.parametrize("opacity", ["1.1", "-0.1", "nan", "much"])
 def test_an_opacity_out_of_range_is_refused_by_flag(opacity: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

@@ -158,7 +158,7 @@ class HubSource:
                 return Path(cached)
         raise OSError(
             f"cannot reach the Hub for dataset {self.name!r} ({error}), and nothing of it is cached; "
-            f"connect, or pass a folder; {self.name} is none here"
+            f"connect, or pass a folder of shards; none here is called {self.name}"
         ) from error
 
 

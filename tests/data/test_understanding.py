@@ -113,6 +113,13 @@ def test_a_zero_that_ids_with_holes_lack_is_asked_about(tmp_path: Path) -> None:
     assert about(root, ignore_index=0).rule.meaning(0) == 255
 
 
+def test_photos_of_ade20k_that_were_labelled_anew_are_asked_about(tmp_path: Path) -> None:
+    root = folder(tmp_path, *(values(0, 1, 2, 3) for _ in range(6)))
+    for path in root.rglob("*.png"):
+        path.rename(path.with_name(f"ADE_train_{path.name}"))
+    assert "hold 0 to 3 in the first 6 rows, and nothing names the classes" in refusal(root)
+
+
 # One's own classes
 
 
