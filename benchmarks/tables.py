@@ -22,6 +22,7 @@ PAGES = tuple(
     for page in (
         *("README.md", "README.ko.md", "benchmarks/README.md"),
         *("docs/speed.md", "docs/speed.ko.md", "docs/learning.md", "docs/learning.ko.md"),
+        *("docs/export.md", "docs/export.ko.md"),
     )
 )
 _PLACE = re.compile(r"(<!-- results/(?P<name>[\w-]+)\.json: (?P<columns>[\w, ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -66,6 +67,7 @@ _HEADINGS = {
     "peer_largest_batch_size": "the peer's",
     "best_batch_size": "batch that is as fast as any",
 }
+_OF_FORMS = {"ms": "ms", "ratio": "times as fast as the peer's", "torch_ratio": "times as fast as torch"}  # of a model
 
 
 def render(page: str) -> str:
@@ -103,7 +105,8 @@ def _in_short(row: Mapping[str, Any]) -> str:
 def _table(place: re.Match[str]) -> str:
     result = json.loads((RESULTS / f"{place['name']}.json").read_text(encoding="utf-8"))
     columns = [column.strip() for column in place["columns"].split(",")]
-    lines = [table_line(map(heading, columns)), "|---" * len(columns) + "|"]
+    headings = map(heading, columns) if "form" not in columns else (_OF_FORMS.get(c, heading(c)) for c in columns)
+    lines = [table_line(headings), "|---" * len(columns) + "|"]
     lines += [table_line(cell(column, row.get(column)) for column in columns) for row in result["rows"]]
     machine = result["machine"]
     smp = f"smp {machine['segmentation_models_pytorch']}, " if "segmentation_models_pytorch" in machine else ""
