@@ -67,7 +67,7 @@ _HEADINGS = {
     "peer_largest_batch_size": "the peer's",
     "best_batch_size": "batch that is as fast as any",
 }
-_OF_FORMS = {"ms": "ms", "ratio": "times as fast as the peer's", "torch_ratio": "times as fast as torch"}  # of a model
+_OF_FORMS = {"ratio": "times as fast as the peer's", "torch_ratio": "times as fast as torch"}  # of a model
 
 
 def render(page: str) -> str:
@@ -105,7 +105,10 @@ def _in_short(row: Mapping[str, Any]) -> str:
 def _table(place: re.Match[str]) -> str:
     result = json.loads((RESULTS / f"{place['name']}.json").read_text(encoding="utf-8"))
     columns = [column.strip() for column in place["columns"].split(",")]
-    headings = map(heading, columns) if "form" not in columns else (_OF_FORMS.get(c, heading(c)) for c in columns)
+    known = _OF_FORMS if "form" in columns else {}
+    headings = [known.get(column) or heading(column) for column in columns]
+    own = [f"peer_{column}" not in columns for column in columns]  # of whom there is no other to tell apart
+    headings = [text.removeprefix("ours, ") if alone else text for text, alone in zip(headings, own, strict=True)]
     lines = [table_line(headings), "|---" * len(columns) + "|"]
     lines += [table_line(cell(column, row.get(column)) for column in columns) for row in result["rows"]]
     machine = result["machine"]
