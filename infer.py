@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,6 @@ from data.labels import LabelRule
 from data.truths import classes_of, pair_photos
 from segformer import Segmenter, command
 from segformer.command import DEFAULT_CHECKPOINT, newest_run, parse_arguments
-from segformer.config import compare_classes
 from segformer.predictions import Segmented
 from segformer.training.recorded import recorded_rule, run_of
 
@@ -58,16 +58,23 @@ def open_truths(label_maps: Mapping[Path, Path], source: str, segmenter: Segment
 
 def check_classes(classes: Classes, id2label: Mapping[int, str], rule: LabelRule) -> None:
     """Raise ValueError where a class file means other classes than a model by the same numbers or colours."""
-    if not rule.colours:
-        compare_classes(id2label, dict(enumerate(classes.names)))
+    held = {name.strip().casefold() for name in id2label.values()}
+    stored: tuple[Any, ...]
+    raw_of: dict[Any, int | None]
+    if rule.colours:
+        stored, raw_of = classes.colours or (), dict(rule.colours)
+    elif classes.numbers or not classes.colours:  # a list of names is in the order of its numbers
+        stored = classes.numbers or tuple(range(rule.reduce_labels, len(classes.names) + rule.reduce_labels))
+        raw_of = {number: rule.meaning(number) for number in stored}
+    else:
         return
-    by_colour = dict(rule.colours)
-    for name, colour in zip(classes.names, classes.colours or (), strict=False):
-        k = by_colour.get(colour, IGNORE_INDEX)
-        if k != IGNORE_INDEX and id2label[k].strip().casefold() != name.strip().casefold():
+    for name, value in zip(classes.names, stored, strict=False):
+        raw = raw_of.get(value)
+        k = IGNORE_INDEX if raw is None else rule.class_of(raw)
+        if k != IGNORE_INDEX and name.strip().casefold() in held - {id2label[k].strip().casefold()}:
             raise ValueError(
-                f"{classes.source} calls {colour} {name!r}, and to the model it is {id2label[k]!r}; give label maps in "
-                "the colours of its training"
+                f"{classes.source} calls {value} {name!r}, and to the model it is {id2label[k]!r}; give label maps as "
+                "those of its training"
             )
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.classes import IGNORE_INDEX
+from data.classes import CLASS_NAMES, IGNORE_INDEX
 
 Colour = tuple[int, int, int]
 
@@ -30,10 +30,10 @@ MAYBE_CLASS_FILES = (
 )  # fmt: skip
 
 _MOST_NAMES = IGNORE_INDEX
-_ID_HEADS = {
-    "idx", "id", "ids", "index", "number", "no", "code", "dn", "value", "pixel", "pixelvalue", "maskvalue", "gray",
-    "grey", "grayvalue", "greyvalue", "classid", "classnumber", "classindex", "labelid", "labelvalue", "labelindex",
-    "categoryid", "trainid",
+_ID_HEADS = {"idx", "id", "index", "pixelvalue", "value", "classid", "labelid"}
+_MAYBE_ID_HEADS = {  # where all in the column are numbers that a label map of 8 bits can hold
+    "ids", "number", "no", "code", "dn", "pixel", "maskvalue", "gray", "grey", "grayvalue", "greyvalue", "classnumber",
+    "classindex", "labelvalue", "labelindex", "categoryid", "trainid", "color", "colour",
 }  # fmt: skip
 _NAME_HEADS = {"name", "class", "label", "classname", "labelname", "category", "classes", "names"}
 _CHANNEL_HEADS = (("r", "red"), ("g", "green"), ("b", "blue"))
@@ -122,6 +122,8 @@ def agree(several: Sequence[Classes]) -> Classes | None:
             continue
         names = [[name.strip().casefold() for name in found.names] for found in (together, each)]
         numbers = together.numbers, each.numbers
+        if names[0] == [name.casefold() for name in CLASS_NAMES]:
+            numbers = (), ()  # SceneParse150's, which its own table counts from 1 and models from 0
         for what, first, second in (("names", *names), ("colours", together.colours, each.colours), ("ids", *numbers)):
             if first and second and list(first) != list(second):
                 place = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), -1)
@@ -167,8 +169,10 @@ def _from_lines(text: str) -> list[Entry]:
         if bare and all(found := [re.fullmatch(form, line) for line in bare]):
             entries = [make(match) for match in found if match]
             names = {entry.name for entry in entries}
+            numbers = [entry.number or 0 for entry in entries]
+            rise = numbers[0] < 2 and numbers == sorted(numbers)
             if form is not _NAME_AND_ID or (
-                len(names) == len(entries) and _count_up(entry.number for entry in entries)
+                len(names) == len(entries) and (_count_up(numbers) or (rise and _are_ids(map(str, numbers))))
             ):
                 return entries
     if len(bare) == 1 and "," in bare[0]:
@@ -184,6 +188,12 @@ _LINES: tuple[tuple[str, Callable[[re.Match[str]], Entry]], ...] = (
     (rf"([^,;\t]*[^\d\s,;])\s*[,;\t]\s*({_RGB})", lambda found: Entry(found[1], None, _triple(found[2]))),
     (_NAME_AND_ID, lambda found: Entry(found[1].strip(), int(found[2]))),
 )  # fmt: skip
+
+
+def _are_ids(cells: Iterable[str]) -> bool:
+    """Whether numbers can be those of classes in a label map of 8 bits, each once."""
+    numbers = [int(cell) for cell in cells]
+    return len(set(numbers)) == len(numbers) and all(0 <= number <= IGNORE_INDEX for number in numbers)
 
 
 def _count_up(numbers: Iterable[int | None]) -> bool:
@@ -208,12 +218,13 @@ def _table(lines: list[str]) -> list[Entry]:
     if name is None:
         return []
     number = next((place[head] for head in heads if head in _ID_HEADS and place[head] != name), None)
-    if number is None:  # a column that can be nothing else
-        counted = [i for i in numeric if i != name and _count_up(int(row[i]) for row in rows[1:])]
-        if len({tuple(row[i] for row in rows[1:]) for i in counted}) > 1:
-            shown = " and ".join(rows[0][i] for i in counted)
-            raise ValueError(f"the columns {shown} both count the classes, each otherwise; call the right one id")
-        number = counted[0] if counted else None
+    if number is None:  # or the numbers of what is called class or label beside a name
+        maybe = [i for i in numeric if i != name and heads[i] in _MAYBE_ID_HEADS | _NAME_HEADS]
+        maybe = [i for i in maybe if _are_ids([row[i] for row in rows[1:]])]
+        if len({tuple(row[i] for row in rows[1:]) for i in maybe}) > 1:
+            shown = " and ".join(rows[0][i] for i in maybe)
+            raise ValueError(f"the columns {shown} both number the classes, each otherwise; call the right one id")
+        number = maybe[0] if maybe else None
     channels = [next((place[head] for head in heads if head in names), None) for names in _CHANNEL_HEADS]
     whole = [i for i, head in enumerate(heads) if head.startswith(("color", "colour", "rgb"))]
     entries = []
@@ -267,7 +278,8 @@ def _from_json(text: str) -> list[Entry]:
                 entries = entries[key]
                 break
     if isinstance(entries, list):
-        return [_from_object(each, number) for number, each in enumerate(entries)]
+        keys = _id_keys(entries)
+        return [_from_object(each, number, keys) for number, each in enumerate(entries)]
     if not isinstance(entries, dict):
         raise ValueError(f"JSON holds a {type(entries).__name__}; it must be a list of names, or ids with names")
     numbers = [_number(value) for value in entries.values()]
@@ -282,13 +294,21 @@ def _from_json(text: str) -> list[Entry]:
     return [_from_object(each, int(key))._replace(number=int(key)) for key, each in entries.items()]
 
 
-def _from_object(each: Any, place: int) -> Entry:
+def _id_keys(objects: Sequence[Any]) -> list[str]:
+    """The keys beside id, index and value under which every object has a number of its own."""
+    dicts = [each for each in objects if isinstance(each, dict)]
+    if not dicts or len(dicts) < len(objects):
+        return []
+    known = _ID_HEADS | _MAYBE_ID_HEADS
+    keys = [key for key in dicts[0] if re.sub(r"[^a-z]", "", key.lower()) in known]
+    return [key for key in keys if all(_number(each.get(key)) is not None for each in dicts)]
+
+
+def _from_object(each: Any, place: int, keys: Sequence[str] = ()) -> Entry:
     if not isinstance(each, dict):
         return Entry(_text(each, place))
     name = next((each[key] for key in ("name", "label", "class", "readable", "supercategory") if key in each), None)
-    keys = sorted(each, key=lambda key: re.sub(r"[^a-z]", "", key.lower()) != "id")
-    ids = (_number(each[key]) for key in keys if re.sub(r"[^a-z]", "", key.lower()) in _ID_HEADS)
-    number = next((number for number in ids if number is not None), None)
+    number = next((n for key in ("id", "index", "value", *keys) if (n := _number(each.get(key))) is not None), None)
     colour = next((each[key] for key in ("color", "colour", "rgb") if each.get(key) is not None), None)
     return Entry(_text(name, place), number, None if colour is None else _colour(colour))
 

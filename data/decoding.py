@@ -133,19 +133,12 @@ class StoredMap:
         """The colour of every number, where there is a palette."""
         if self._picture.mode != "P":
             return None
-        return list(_BLACK_AND_WHITE) if self.is_black_on_white else self._stored_palette()
+        return palette_of(self._picture)
 
     @property
     def is_black_on_white(self) -> bool:
         """Whether a palette has white before black, as Pillow makes it for a mask of both, so that indices mislead."""
-        if self._picture.mode != "P":
-            return False
-        palette = self._stored_palette()
-        return palette[:2] == list(_BLACK_AND_WHITE[::-1]) and not any(map(any, palette[2:]))
-
-    def _stored_palette(self) -> list[Colour]:
-        levels = self._picture.getpalette() or []
-        return [(levels[i], levels[i + 1], levels[i + 2]) for i in range(0, len(levels) - 2, 3)]
+        return self._picture.mode == "P" and _is_white_first(_stored_palette(self._picture))
 
     def colours(self) -> NDArray[np.uint32]:
         """The colour of every pixel, (H, W), packed as r + 256 g + 65536 b. Raises ValueError for deep masks."""
@@ -184,6 +177,22 @@ class StoredMap:
             f"{counted(len(codes), 'colour')} ({shown}), which are class ids only to a model whose training read the "
             "colours of its classes from a labelmap.txt or class_dict.csv beside the data; save it as class ids"
         )
+
+
+def palette_of(picture: Image.Image) -> list[Colour]:
+    """The colour of every number in a picture with a palette, as ``StoredMap.values`` gives numbers."""
+    palette = _stored_palette(picture)
+    return list(_BLACK_AND_WHITE) if _is_white_first(palette) else palette
+
+
+def _stored_palette(picture: Image.Image) -> list[Colour]:
+    levels = picture.getpalette() or []
+    return [(levels[i], levels[i + 1], levels[i + 2]) for i in range(0, len(levels) - 2, 3)]
+
+
+def _is_white_first(palette: list[Colour]) -> bool:
+    """Whether it has white and then black; of a mask that is all white, the former alone."""
+    return palette[:1] == [_BLACK_AND_WHITE[1]] and not any(map(any, palette[1:]))
 
 
 def read_strictly(encoded: bytes, what: str) -> Image.Image:

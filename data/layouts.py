@@ -13,6 +13,7 @@ train.csv, train.txt                   lists of names or of pairs (data/lists.py
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import unicodedata
@@ -26,6 +27,8 @@ from data.lists import LIST_ENDINGS, Pairs, listed_by_split, listed_names, liste
 from data.splits import SPLIT_NAMES, split_named
 from data.words import counted
 
+logger = logging.getLogger(__name__)
+
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".gif", ".avif")
 EXACT_ENDINGS = (".png", ".bmp", ".tif", ".tiff")  # JPEG and WebP blur class ids, GIF numbers them anew
 _JPEG_ENDINGS = (".jpg", ".jpeg", ".jfif")
@@ -34,9 +37,10 @@ _MOST_COMPARED = 200  # of label maps, to see how they are called
 
 IMAGES, ANNOTATIONS = "images", "annotations"
 MACHINE_MASKS = "masks_machine"  # of Supervisely
+_MAYBE_IMAGES = ("original_images", "original", "camerargb")  # where there is no plainer name
 IMAGE_FOLDERS = (
     IMAGES, "image", "imgs", "img", "photos", "photo", "jpegimages", "leftimg8bit", "rgb", "inputs", "input",
-    "image_2", "img_dir", "image_dir", "images_png", "original_images", "original", "camerargb",
+    "image_2", "img_dir", "image_dir", "images_png", *_MAYBE_IMAGES,
 )  # fmt: skip
 LABEL_FOLDERS = (
     ANNOTATIONS, "annotation", "masks", "mask", "labels", "label", "segmentationclass", "segmentationclassraw",
@@ -145,7 +149,7 @@ def is_layout(root: Path) -> bool:
         find_layout(root)
     except FileNotFoundError:
         return False
-    except ValueError:
+    except (ValueError, PermissionError):
         return True
     return True
 
@@ -154,7 +158,7 @@ def class_files_beside(source: Path) -> list[Path]:
     """The files beside the photos of a folder, or beside a list or shard, that may say what classes are called."""
     folder = source if source.is_dir() else source.parent
     folders = [folder]
-    if is_layout(folder):
+    if source.is_dir() and is_layout(folder):
         layout = find_layout(folder)
         folders += [layout.base, *(split.images for split in layout.splits.values())]
     names = (*CLASS_FILES, *MAYBE_CLASS_FILES)
@@ -182,7 +186,7 @@ def _base(root: Path) -> Path:
     """The folder itself or, as archives unpack, the only folder in it, and in that, that has one of the kinds."""
     base = root
     for _ in range(3):
-        if not base.is_dir() or _kind(base, IMAGE_FOLDERS) or _kind(base, LABEL_FOLDERS):
+        if not base.is_dir() or _is_base(base):
             break
         inner = base / "ADEChallengeData2016"
         entries = [Path(entry) for entry in list_folder(base)]
@@ -190,7 +194,16 @@ def _base(root: Path) -> Path:
         if len(folders) != 1 or split_named(folders[0].name) or any(ending(e.name) in IMAGE_ENDINGS for e in entries):
             break
         base = folders[0]
-    return base if base.is_dir() and (_kind(base, IMAGE_FOLDERS) or _kind(base, LABEL_FOLDERS)) else root
+    return base if base.is_dir() and (_is_base(base) or _has_splits(base)) else root
+
+
+def _is_base(base: Path) -> bool:
+    images = _kind(base, IMAGE_FOLDERS)
+    return bool(_kind(base, LABEL_FOLDERS) or (images and images.name.lower() not in _MAYBE_IMAGES))
+
+
+def _has_splits(base: Path) -> bool:
+    return any(entry.is_dir() and split_named(entry.name) for entry in list_folder(base))
 
 
 def _kind(base: Path, names: tuple[str, ...]) -> Path | None:
@@ -204,6 +217,8 @@ def _kind(base: Path, names: tuple[str, ...]) -> Path | None:
         (Path(entry) for entry in list_folder(base) if entry.is_dir() and entry.name.lower() in names),
         key=lambda folder: names.index(folder.name.lower()),
     )
+    if any(folder.name.lower() not in _MAYBE_IMAGES for folder in found):
+        found = [folder for folder in found if folder.name.lower() not in _MAYBE_IMAGES]
     if len(found) < 2:
         return found[0] if found else None
     filled = [folder for folder in found if any(ending(file) in IMAGE_ENDINGS for file in list_files(folder))]
@@ -248,7 +263,10 @@ def _by_kind(base: Path, images: Path, labels: Path) -> Layout:
     about = "" if plain else f"photos in {images.name}/, label maps in {labels.name}/"
     photos, label_maps = _split_folders(images), _split_folders(labels)
     if not photos:
-        lists = {split: file for split, file in _lists(base).items() if names_files(file, base)}
+        lists = _lists(base)
+        if len(lists) == 1 and not names_files(next(iter(lists.values())), base, images, labels):
+            logger.warning("%s names no file of this data, and is passed over", *lists.values())
+            lists = {}
         if not lists:
             return Layout(base, about, {"train": Split(images, labels)})
         names = ", ".join(str(file.relative_to(base)) for file in lists.values())
@@ -282,7 +300,7 @@ def _by_split(base: Path) -> Layout | None:
             split, how = Split(images, labels), f"{name}/{images.name}/ with {name}/{labels.name}/"
         elif len(beside) == 1:
             split, how = Split(folder, beside[0]), f"{name}/ with {beside[0].name}/"
-        elif alone := _side_by_side(images or folder):
+        elif alone := _side_by_side(images or folder) or _by_ending(images or folder):
             split, how = alone.splits["train"], f"{name}/ with both side by side"
         elif images or (splits and _holds_images(folder)):
             split, how = Split(images or folder, None), f"{name}/ without label maps"
@@ -309,7 +327,9 @@ def _split_in(name: str, kinds: tuple[str, ...]) -> str | None:
 
 def _side_by_side(folder: Path) -> Layout | None:
     """Photos and label maps in one folder, or in several below it, told apart by the names of the latter."""
-    if not folder.is_dir() or any(_is_told_apart(entry.name) for entry in list_folder(folder) if entry.is_dir()):
+    if not folder.is_dir() or any(
+        map(_is_told_apart, {part for file in list_files(folder) for part in file.split("/")[:-1]})
+    ):
         return None
     stems = [stem_of(file) for file in list_files(folder) if ending(file) in IMAGE_ENDINGS]
     if find_naming(stems, stems, folder, one_folder=True) == PLAIN_NAMING:
@@ -324,6 +344,8 @@ def _is_told_apart(folder: str) -> bool:
 def _by_ending(base: Path) -> Layout | None:
     """Photos as JPEG and label maps as PNG of the same names, in one folder."""
     files = [file for file in list_files(base) if ending(file) in IMAGE_ENDINGS] if base.is_dir() else []
+    if any("/" in file for file in files):
+        return None
     photos = {stem_of(file): file for file in files if ending(file) in _JPEG_ENDINGS}
     label_maps = {stem_of(file): file for file in files if ending(file) == ".png"}
     if not files or len(photos) * 2 != len(files) or photos.keys() != label_maps.keys():
@@ -402,7 +424,7 @@ def _lists(base: Path) -> dict[str, Path]:
 def _listed(base: Path, file: Path, images: Path, labels: Path) -> Split:
     names = listed_names(file)
     if names is None:
-        return Split(base, base, None, listed_pairs(file, base))
+        return Split(base, base, None, listed_pairs(file, base, images, labels))
     return Split(images, labels, (file, names))
 
 
@@ -504,9 +526,12 @@ def _stems_of(name: str, split: Split) -> tuple[str, str]:
     return stem, os.path.basename(stem)
 
 
-def find_naming(photos: Iterable[str], label_maps: Iterable[str], folder: Path, one_folder: bool = False) -> Naming:
+def find_naming(
+    photos: Iterable[str], label_maps: Iterable[str], folder: Path, one_folder: bool = False, known_only: bool = False
+) -> Naming:
     """How label maps are called after photos, by the names without endings: alike, if any is, or as most of them are.
 
+    Unless ``known_only``, an ending that all have is taken whatever it is.
     Raises ValueError where two ways fit equally many.
     """
     photo_stems, label_stems = set(photos), sorted(set(label_maps))
@@ -524,7 +549,7 @@ def find_naming(photos: Iterable[str], label_maps: Iterable[str], folder: Path, 
         raise ValueError(
             f"label maps of {folder} are called {ways}, equally often; move those elsewhere that are not meant"
         )
-    return best[0] if best else PLAIN_NAMING if one_folder else _by_remainder(photo_stems, label_stems)
+    return best[0] if best else PLAIN_NAMING if one_folder or known_only else _by_remainder(photo_stems, label_stems)
 
 
 def _by_remainder(photo_stems: set[str], label_stems: list[str]) -> Naming:

@@ -28,19 +28,20 @@ def listed_names(file: Path) -> list[tuple[int, str]] | None:
     return [(number, cells[0]) for number, cells in rows[is_header:]]
 
 
-def names_files(file: Path, base: Path) -> bool:
+def names_files(file: Path, base: Path, *kinds: Path) -> bool:
     """Whether a list of names or pairs may be one of this data, and not a table of something else that lies there."""
     rows = _rows(file)
     is_table = file.suffix.lower() in (".csv", ".tsv") and all(len(cells) > 1 for _, cells in rows)
-    return not is_table or any(_find(cell, file, base) for _, cells in rows[:2] for cell in cells)
+    return not is_table or any(_find(cell, file, base, *kinds) for _, cells in rows for cell in cells)
 
 
-def listed_pairs(file: Path, base: Path) -> Pairs:
-    """The pairs of paths in a list, relative to ``base`` where they lie there.
+def listed_pairs(file: Path, base: Path, *kinds: Path) -> Pairs:
+    """The pairs of paths in a list, from ``base`` or the folders of photos and of label maps in it, if there are any.
 
-    Raises ValueError for columns that cannot be told and, with their lines, for files that are gone.
+    They are relative to ``base`` where they lie there. Raises ValueError for columns that cannot be told and, with
+    their lines, for files that are gone.
     """
-    return [pair for pairs in _by_split(file, base).values() for pair in pairs]
+    return [pair for pairs in _by_split(file, base, *kinds).values() for pair in pairs]
 
 
 def listed_by_split(file: Path) -> dict[str, Pairs]:
@@ -49,9 +50,10 @@ def listed_by_split(file: Path) -> dict[str, Pairs]:
     return {split or split_named(file.stem) or "train": pairs for split, pairs in found.items()}
 
 
-def _by_split(file: Path, base: Path) -> dict[str, Pairs]:
+def _by_split(file: Path, base: Path, *kinds: Path) -> dict[str, Pairs]:
     rows = _rows(file)
-    photo, label, split, has_header = _columns(rows, file, base)
+    photo, label, split, has_header = _columns(rows, file, base, *kinds)
+    of_each = ((photo, kinds[:1]), (label, kinds[1:]))
     found: dict[str, Pairs] = {}
     gone = []
     for number, cells in rows[has_header:]:
@@ -59,7 +61,7 @@ def _by_split(file: Path, base: Path) -> dict[str, Pairs]:
             raise ValueError(
                 f"line {number} of {file} has {counted(len(cells), 'cell')}; others have {len(rows[0][1])}"
             )
-        paths = [_find(cells[place], file, base) for place in (photo, label)]
+        paths = [_find(cells[place], file, base, *kind) for place, kind in of_each]
         gone += [f"line {number}, {cells[p]!r}" for p, path in zip((photo, label), paths, strict=True) if not path]
         word = "" if split is None else split_named(cells[split]) or cells[split]
         found.setdefault(word, []).append((paths[0] or "", paths[1] or ""))
@@ -71,7 +73,7 @@ def _by_split(file: Path, base: Path) -> dict[str, Pairs]:
     return found
 
 
-def _columns(rows: list[Row], file: Path, base: Path) -> tuple[int, int, int | None, bool]:
+def _columns(rows: list[Row], file: Path, base: Path, *kinds: Path) -> tuple[int, int, int | None, bool]:
     """The places of photo, label map and split, and whether the first line is a header."""
     heads = [_head(cell) for cell in rows[0][1]]
     split = next((i for i, head in enumerate(heads) if head in _SPLIT_HEADS), None)
@@ -79,9 +81,9 @@ def _columns(rows: list[Row], file: Path, base: Path) -> tuple[int, int, int | N
     labels = [i for i, head in enumerate(heads) if head in LABEL_NAMES]
     if len(photos) == len(labels) == 1:
         return photos[0], labels[0], split, True
-    has_header = not any(_find(cell, file, base) for cell in rows[0][1])
+    has_header = not any(_find(cell, file, base, *kinds) for cell in rows[0][1])
     first = rows[1] if has_header and len(rows) > 1 else rows[0]
-    places = [i for i, cell in enumerate(first[1]) if _find(cell, file, base)]
+    places = [i for i, cell in enumerate(first[1]) if _find(cell, file, base, *kinds)]
     if len(photos) > 1 or len(labels) > 1 or len(places) != 2:
         shown = ", ".join(rows[0][1])
         raise ValueError(
@@ -91,11 +93,11 @@ def _columns(rows: list[Row], file: Path, base: Path) -> tuple[int, int, int | N
     return places[0], places[1], split if has_header else None, has_header
 
 
-def _find(cell: str, file: Path, base: Path) -> str | None:
+def _find(cell: str, file: Path, base: Path, *kinds: Path) -> str | None:
     """The path that a cell means, from the folder of the data or of the list; relative if it lies in the former."""
     if not cell:
         return None
-    places = (base / cell, file.parent / cell, base / cell.lstrip("/"))
+    places = (base / cell, file.parent / cell, base / cell.lstrip("/"), *(kind / cell for kind in kinds))
     slashed = cell.replace("\\", "/")  # as Windows writes paths
     for path in (*places, base / slashed) if slashed != cell else places:
         if path.is_file():

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.classes import IGNORE_INDEX
-from data.decoding import COPIED_TURN, StoredMap, decode_label_map, decode_pair, read_strictly
+from data.decoding import COPIED_TURN, StoredMap, decode_label_map, decode_pair, palette_of, read_strictly
 from data.labels import Colour, LabelRule
 from data.sceneparse import SceneParse150
 from data.shares import RowsKey, Tally, in_order, keep_shares
-from data.understanding import Understanding, palettes_clash
+from data.understanding import Understanding, palettes_clash, without_greys
 from data.words import counted
 
 MOST_ROWS = 20  # that are named of one kind
@@ -163,7 +163,8 @@ def read_row(dataset: SceneParse150, row: int, files: tuple[bytes | None, bytes 
     elif values == 1:
         reading.faults.append(("constant", f"every pixel is of class {classes[0]}"))
     reading.label_map = _hash(label_map)
-    if not (dataset.label_rule.values or dataset.label_rule.colours):
+    rule = dataset.label_rule
+    if not (rule.values or rule.colours or rule.binary):
         reading.palette = _palette(annotation, reading.histogram)
     if said := _turned(image, annotation, photo.size):
         reading.faults.append(("turned", said))
@@ -221,9 +222,9 @@ def _classes_in(histogram: NDArray[np.int64], rule: LabelRule) -> list[int]:
 def _palette(annotation: bytes, histogram: NDArray[np.int64]) -> dict[int, Colour]:
     """The colours of the indices that a label map holds, where it has a palette."""
     with Image.open(io.BytesIO(annotation)) as stored:
-        levels = (stored.getpalette() or []) if stored.mode == "P" else []
-    used = [index for index in np.flatnonzero(histogram[: len(levels) // 3]).tolist() if index != IGNORE_INDEX]
-    return {index: (levels[3 * index], levels[3 * index + 1], levels[3 * index + 2]) for index in used}
+        palette = palette_of(stored) if stored.mode == "P" else []
+    used = np.flatnonzero(histogram[: len(palette)]).tolist()
+    return without_greys({index: palette[index] for index in used if index != IGNORE_INDEX})
 
 
 def _turned(image: bytes, annotation: bytes, size: tuple[int, int]) -> str:

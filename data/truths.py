@@ -25,6 +25,8 @@ from data.layouts import (
 from data.splits import split_named
 from data.words import counted
 
+SEGMENTS_NAME = "segments.json"  # beside which infer.py writes label maps of its own
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,12 +49,15 @@ def pair_photos(folder: Path, photos: Sequence[Path]) -> Paired:
     if not folder.is_dir():
         raise FileNotFoundError(f"--annotations {folder} is no folder")
     places = {photo: Path(os.path.abspath(photo)) for photo in photos}
-    files = {Path(os.path.abspath(folder / file)): file for file in list_files(folder) if ending(file) in EXACT_ENDINGS}
+    listed = list_files(folder)
+    results = {os.path.dirname(file) for file in listed if os.path.basename(file) == SEGMENTS_NAME}  # of earlier runs
+    listed = [file for file in listed if ending(file) in EXACT_ENDINGS and os.path.dirname(file) not in results]
+    files = {Path(os.path.abspath(folder / file)): file for file in listed}
     stems = {stem_of(photo.name) for photo in photos}
     others = {path: file for path, file in files.items() if path not in places.values()}
     together = len(others) < len(files) and stems.isdisjoint(stem_of(path.name) for path in others)
     files = files if together else others
-    naming = find_naming(stems, (stem_of(path.name) for path in files), folder, one_folder=together)
+    naming = find_naming(stems, (stem_of(path.name) for path in files), folder, together, known_only=True)
     if together:  # some of the photos are label maps
         of_labels = {path for path in files if key_of(stem_of(path.name), naming.label) is not None}
         if naming == PLAIN_NAMING:  # which only their endings tell
@@ -84,7 +89,7 @@ def pair_photos(folder: Path, photos: Sequence[Path]) -> Paired:
         found[photo] = best
     if not found:
         elsewhere = next((path for photo in photos for _, path in by_name.get(stem_of(photo.name), [])), None)
-        near = f"; {elsewhere} lies in another folder than its photo" if elsewhere else ""
+        near = f"; {elsewhere} lies in another folder than its photo, which takes the name of that" if elsewhere else ""
         raise FileNotFoundError(
             f"--annotations {folder} has no PNG, BMP or TIFF named like {(photos or [folder])[0].name}{near}"
         )

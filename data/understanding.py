@@ -129,13 +129,19 @@ def understand_alike(dataset: SceneParse150, found: Understanding) -> Understand
     Raises ValueError for a palette that numbers colours otherwise, and for a row that the rule does not allow.
     """
     held = look(dataset, FIRST_ROWS, found.rule.binary)
-    clash = held.clash if found.rule.colours else held.clash or palettes_clash(found.palette, held.palette)
-    if clash and not found.rule.colours:
+    clash = held.clash or palettes_clash(without_greys(found.palette), without_greys(held.palette))
+    if clash and not (found.rule.colours or found.rule.binary):
         raise ValueError(
             f"label maps of {dataset.source}, {dataset.split}, have another palette than those to train on, so that "
-            f"indices are no class ids: {clash}; give the colours of the classes in a class_dict.csv"
+            f"indices are no class ids: {clash}; give the colours of the classes in a class_dict.csv, or save label "
+            "maps without a palette where indices are the ids all the same"
         )
     return replace(found, warnings=[*found.warnings, *_check_rows(dataset, found, held, f" of {dataset.split}")])
+
+
+def without_greys(palette: dict[int, Colour]) -> dict[int, Colour]:
+    """A palette that gives colours; none of one that gives every number its own grey, and so no colours."""
+    return {} if all(colour == (index,) * 3 for index, colour in palette.items()) else palette
 
 
 def palettes_clash(one: Mapping[int, Colour], other: Mapping[int, Colour]) -> str:
@@ -284,7 +290,7 @@ def _colours_without_names(dataset: SceneParse150, held: Held, classes: Classes 
 def _by_value(
     dataset: SceneParse150, held: Held, classes: Classes | None, flags: Flags, is_beside: bool
 ) -> Understanding:
-    if held.clash:
+    if held.clash and not flags.binary:
         raise ValueError(
             f"label maps of {dataset.source} have palettes that differ, so that indices are no class ids: {held.clash}"
             "; give the colours of the classes in a class_dict.csv beside the data, or as --label-names"
@@ -356,7 +362,12 @@ def _blurred(held: Held) -> list[str]:
 
 def _by_ids(dataset: SceneParse150, held: Held, classes: Classes, flags: Flags) -> Understanding:
     """Classes whose ids have holes: numbered in their order, and what has a name for that ignored."""
-    kept = [name for name in classes.names if not _is_void(name)]
+    left_out = {
+        name
+        for number, name in zip(classes.ids, classes.names, strict=True)
+        if _is_void(name) or (number == IGNORE_INDEX and flags.ignore_index is None and len(classes.names) > 2)
+    }
+    kept = [name for name in classes.names if name not in left_out]
     _check_count(flags, len(kept), classes)
     raw = {name: k for k, name in enumerate(kept)}
     values = {number: raw.get(name, IGNORE_INDEX) for number, name in zip(classes.ids, classes.names, strict=True)}
@@ -371,7 +382,8 @@ def _by_ids(dataset: SceneParse150, held: Held, classes: Classes, flags: Flags) 
             f"{_listed(classes.ids)}: --reduce-labels ignores it, and a line of its own makes it a class"
         )
     _check_values(dataset, held, rule)
-    return Understanding(rule, dict(enumerate(kept)))
+    said = [f"ignored by {classes.source}: {', '.join(sorted(left_out))}"] if left_out else []
+    return Understanding(rule, dict(enumerate(kept)), said)
 
 
 def _are_binary(dataset: SceneParse150, held: Held, classes: Classes | None, flags: Flags) -> bool:

@@ -825,7 +825,12 @@ def test_a_photo_is_never_scored_against_itself(binary_run: Path, photos: Path, 
 @pytest.mark.parametrize(
     ("rule", "text", "said"),
     [
-        (LabelRule(2, False, 255), "id,name\n0,object\n1,background\n", "the same classes in another order"),
+        (
+            LabelRule(2, False, 255),
+            "id,name\n0,object\n1,background\n",
+            "calls 0 'object', and to the model it is 'back",
+        ),
+        (LabelRule(2, False, 255), "id,name\n1,background\n2,object\n", "calls 1 'background', and to the model it"),
         (
             LabelRule(2, False, colours=(((0, 0, 0), 0), ((9, 9, 9), 1))),
             "name,r,g,b\nobject,0,0,0\nbackground,9,9,9\n",

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data import SceneParse150
 from data.labels import LabelRule
+from data.layouts import class_files_beside
 from data.understanding import Flags, understand
 
 RULE = LabelRule(9, reduce_labels=False, ignore_index=255)
@@ -66,6 +67,63 @@ def test_what_was_recognised_is_said(files: dict[str, int], about: str, tmp_path
     root = write(tmp_path / "data", **files)
     assert SceneParse150(root, "train", RULE).about == about
     assert found(root) == [(50, 3)]
+
+
+@pytest.mark.parametrize("head", ["image,mask\n", ""])
+def test_lists_of_pairs_below_the_kinds_split_the_data(head: str, tmp_path: Path) -> None:
+    root = write(tmp_path, **{f"{kind}__{i}_d_png": i for kind in ("images", "masks") for i in range(4)})
+    for split, rows in (("train", (0, 1)), ("val", (2, 3))):
+        (root / f"{split}.csv").write_text(head + "".join(f"{i}.png,{i}.png\n" for i in rows))
+    assert found(root) == [(0, 0), (1, 1)]
+    assert found(root, "validation") == [(2, 2), (3, 3)]
+
+
+def test_a_table_of_something_else_is_passed_over_aloud_and_two_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write(tmp_path, **PAIR)
+    (root / "train.csv").write_text("id,fold\n1,0\n2,1\n")
+    assert found(root) == [(50, 3)]
+    assert "names no file of this data, and is passed over" in caplog.text
+    (root / "val.csv").write_text("id,fold\n3,0\n4,1\n")
+    assert "has 0 columns of files that are there" in refusal(root)
+
+
+@pytest.mark.parametrize("photo", ["{}/1.jpg", "data/{}/1.jpg", "{}/1.png", "data/{}/1.png"])
+def test_splits_side_by_side_stay_splits(photo: str, tmp_path: Path) -> None:
+    label = "_mask.png" if photo.endswith("png") else ".png"
+    for split, value in (("train", 50), ("val", 60)):
+        path = tmp_path / photo.format(split)
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (3, 2), (value,) * 3).save(path)
+        Image.new("L", (3, 2), value // 10).save(path.with_name(f"1{label}"))
+    rule = LabelRule(9, reduce_labels=False, ignore_index=255)
+    for split, value in (("train", 5), ("validation", 6)):
+        (row,) = (SceneParse150(tmp_path, split, rule)[i] for i in range(1))
+        assert np.asarray(row[1])[0, 0] == value
+
+
+def test_copies_in_a_folder_below_are_not_taken_along(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "old"):
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (3, 2)).save(folder / "1.jpg")
+        Image.new("L", (3, 2)).save(folder / "1.png")
+    assert "a CSV of pairs under image,mask" in refusal(tmp_path, kind=FileNotFoundError)
+
+
+@pytest.mark.parametrize("place", ["", "original__"])
+def test_plain_names_come_before_original(place: str, tmp_path: Path) -> None:
+    files = {f"{place}images__a_d_png": 50, f"{place}masks__a_d_png": 3}
+    if not place:
+        files["original__a_d_png"] = 70
+    assert found(write(tmp_path, **files)) == [(50, 3)]
+
+
+def test_a_list_of_pairs_has_nothing_to_do_with_what_lies_beside_it(tmp_path: Path) -> None:
+    root = write(tmp_path, a_d_png=50, b_d_png=3, scans__1_d_png=1, scans__1_mask_d_png=1, scans__1_seg_d_png=1)
+    (root / "pairs.csv").write_text("image,mask\na.png,b.png\n")
+    assert class_files_beside(root / "pairs.csv") == []
+    assert found(root / "pairs.csv") == [(50, 3)]
 
 
 def test_a_folder_of_label_maps_without_images_in_it_is_passed_over(tmp_path: Path) -> None:

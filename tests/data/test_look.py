@@ -224,6 +224,16 @@ def test_a_row_whose_palette_differs_is_found(dataset: Path) -> None:
     assert found(dataset) == {"palette": {forms.name(30)}}
 
 
+def test_palettes_of_white_and_black_in_either_order_are_one(dataset: Path) -> None:
+    for number, path in enumerate(sorted((dataset / "annotations").rglob("*.png"))):
+        held = np.uint8(np.array(Image.open(path)) > 1)
+        picture = Image.fromarray(held if number % 2 else 1 - held)
+        picture.putpalette([0, 0, 0, 255, 255, 255] if number % 2 else [255, 255, 255, 0, 0, 0])
+        picture.save(path)
+    (dataset / "classes.txt").write_text("background\nobject\n")
+    assert found(dataset) == {}
+
+
 def test_a_split_whose_palette_differs_is_found_and_refused_before_it_is_scored(dataset: Path) -> None:
     for split, colours in (("training", COLOURED), ("validation", COLOURED[::-1])):
         for path in (dataset / f"annotations/{split}").iterdir():

@@ -72,6 +72,8 @@ def test_photos_of_one_name_have_the_label_maps_of_their_own_folders(
         (["day2/1.jpg", "m/day1/1.png"], "day2", "m", FileNotFoundError, "day1/1.png lies in another folder than its"),
         (["p/1.jpg", "m/1.png", "m/1.tif"], "p", "m", ValueError, "1.jpg has two label maps"),
         (["p/1.jpg", "p/2_mask.png"], "p", "p", FileNotFoundError, "has no PNG, BMP or TIFF named like"),
+        (["p/street.jpg", "m/street_2.png"], "p", "m", FileNotFoundError, "has no PNG, BMP or TIFF named like street"),
+        (["p/1.jpg", "out/1_labels.png", "out/segments.json"], "p", "out", FileNotFoundError, "has no PNG, BMP or"),
         (["p/1.jpg"], "p", "q", FileNotFoundError, "--annotations .*q is no folder"),
     ],
 )

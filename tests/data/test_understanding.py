@@ -18,7 +18,7 @@ from hub_server import HubServer, Repository
 from PIL import Image
 
 from data import SceneParse150
-from data.class_files import Classes, parse_classes, read_classes, ready_made
+from data.class_files import Classes, agree, parse_classes, read_classes, ready_made
 from data.classes import ID2LABEL
 from data.decoding import decode_label_map
 from data.labels import SCENE_PARSE_LABELS, LabelRule
@@ -233,6 +233,30 @@ def test_a_void_that_is_numbered_last_is_ignored_where_ids_begin_at_1(tmp_path: 
     found = about(root)
     assert found.id2label == {0: "sky", 1: "road"}
     assert [found.rule.class_of(found.rule.meaning(value)) for value in (1, 2, 3)] == [0, 1, 255]
+
+
+def test_255_is_ignored_where_a_file_of_ids_with_holes_names_it(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 1, 255))
+    (root / "classes.json").write_text('{"0": "background", "1": "cat", "255": "border"}')
+    found = about(root)
+    assert (found.id2label, found.rule.meaning(255)) == ({0: "background", 1: "cat"}, 255)
+    assert any("ignored by" in line and line.endswith("border") for line in found.lines)
+
+
+@pytest.mark.parametrize("file", ["labels.txt", "c.csv"])
+def test_numbers_beside_names_are_ids_even_with_holes(file: str) -> None:
+    text = {"labels.txt": "background 0\nroad 1\ntree 4\n", "c.csv": "class,name\n0,background\n1,road\n4,tree\n"}
+    found = parse_classes(text[file], file)
+    assert (found.names, found.ids) == (("background", "road", "tree"), (0, 1, 4))
+
+
+def test_the_table_of_sceneparse_150_and_the_names_of_a_model_agree() -> None:
+    table = "Idx,Name\n" + "\n".join(f"{k + 1},{name}" for k, name in ID2LABEL.items())
+    names = [parse_classes(json.dumps(ID2LABEL), "a.json"), parse_classes(table, "b.csv")]
+    assert agree(names)
+    own = [parse_classes("0 sky\n1 road", "a.txt"), parse_classes("1 sky\n2 road", "b.txt")]
+    with pytest.raises(ValueError, match=r"contradict each other in their ids: class 0 is 0 and 1"):
+        agree(own)
 
 
 # Masks
@@ -516,6 +540,21 @@ def test_a_palette_of_white_and_then_black_is_read_as_seen(flags: dict[str, Any]
     assert any("are read as seen: black is 0, white is 1" in line for line in found.lines)
 
 
+def test_a_mask_that_is_all_white_is_all_object(tmp_path: Path) -> None:
+    white = Image.fromarray(np.full((4, 6), 255, np.uint8)).convert("RGB").quantize(2)
+    assert not any(white.getpalette()[3:])  # or this tests nothing
+    root = folder(tmp_path, white)
+    found = about(root, binary=True)
+    assert np.asarray(SceneParse150(root, "train", found.rule)[0][1]).all()
+
+
+def test_palettes_of_masks_that_are_said_to_be_masks_may_differ(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(np.eye(3, dtype=np.uint8)) for _ in range(2)]
+    for picture, colour in zip(pictures, [(200, 0, 0), (0, 200, 0)], strict=True):
+        picture.putpalette([0, 0, 0, *colour])
+    assert about(folder(tmp_path, *pictures), binary=True).rule.binary
+
+
 def test_blurred_masks_are_said_to_be_so(tmp_path: Path) -> None:
     blurred = folder(tmp_path / "blurred", values(0, 1, 2, 200, 254, 255))
     (said,) = about(blurred, binary=True).warnings
@@ -569,7 +608,11 @@ def test_class_files_of_every_form_give_names_and_colours(file: str, text: str) 
         ("c.csv", "class,label\nbuilding,1\nwall,0\n", 0),
         ("c.csv", "label,class\n2,building\n1,wall\n", 1),
         *(("c.csv", f"name,{head}\nbuilding,1\nwall,0\n", 0)
-          for head in ("number", "Gray Value", "pixel", "mask_value", "color", "DN", "anything")),
+          for head in ("number", "Gray Value", "pixel", "mask_value", "color", "DN")),
+        ("c.csv", "name,priority\nwall,1\nbuilding,0\n", None),
+        ("c.csv", "name,code\nwall,W1\nbuilding,B2\n", None),
+        ("c.csv", "name,number\nwall,523\nbuilding,1200\n", None),
+        ("c.csv", "name,trainId\nwall,0\nbuilding,-1\n", None),
         ("c.csv", "name,count\nwall,1203\nbuilding,77\n", None),
         *(("c.json", json.dumps([{"name": "building", key: "1"}, {"name": "wall", key: "0"}]), 0)
           for key in ("id", "class_id", "trainId")),
@@ -588,7 +631,7 @@ def test_tables_and_lists_of_names_give_names_and_the_first_id(file: str, text: 
         ("name,r,g,b\na,1,2,300", "'1,2,300' is no colour; it must be three numbers, each 0 to 255"),
         ("name,r,g,b\na,1,2", "line 2 has 3 cells, its header 4"),
         ("Idx,Name\n0,a\n0,b", "id '0' is there twice"),
-        ("Name,rank,number of\na,0,1\nb,1,0", "the columns rank and number of both count the classes, each otherwise"),
+        ("Name,number,code\na,0,1\nb,1,0", "the columns number and code both number the classes, each otherwise"),
         ("names:\n- a\n- b", "'names:' looks like YAML"),
         ("Idx,Name\nx,a", "line 2 has 'x' for an id"),
     ],
