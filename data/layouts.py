@@ -198,6 +198,7 @@ def _base(root: Path) -> Path:
 
 
 def _is_base(base: Path) -> bool:
+    """Whether a folder has one of the kinds, by a name that means nothing else."""
     images = _kind(base, IMAGE_FOLDERS)
     return bool(_kind(base, LABEL_FOLDERS) or (images and images.name.lower() not in _MAYBE_IMAGES))
 
@@ -327,11 +328,10 @@ def _split_in(name: str, kinds: tuple[str, ...]) -> str | None:
 
 def _side_by_side(folder: Path) -> Layout | None:
     """Photos and label maps in one folder, or in several below it, told apart by the names of the latter."""
-    if not folder.is_dir() or any(
-        map(_is_told_apart, {part for file in list_files(folder) for part in file.split("/")[:-1]})
-    ):
+    files = list_files(folder) if folder.is_dir() else []
+    if any(map(_is_told_apart, {part for file in files for part in file.split("/")[:-1]})):
         return None
-    stems = [stem_of(file) for file in list_files(folder) if ending(file) in IMAGE_ENDINGS]
+    stems = [stem_of(file) for file in files if ending(file) in IMAGE_ENDINGS]
     if find_naming(stems, stems, folder, one_folder=True) == PLAIN_NAMING:
         return None
     return Layout(folder, f"photos and label maps side by side in {folder.name}/", {"train": Split(folder, folder)})
