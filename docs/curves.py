@@ -53,7 +53,7 @@ def _grid(minutes: float, highest: float) -> Iterator[str]:
         y = BOTTOM - (BOTTOM - TOP) * number / (highest * 10)
         yield f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>'
         yield f'<text class="right" x="{LEFT - 8}" y="{y + 5:.1f}">{number / 10:.1f}</text>'
-    step = next(step for step in (1, 2, 5, 10, 20, 60) if minutes / step <= 8)
+    step = next(step for step in (1, 2, 5, 10, 20, 60, 120, 240, 480) if minutes / step <= 8)
     for minute in range(0, round(minutes) + 1, step):
         x = LEFT + (RIGHT - LEFT) * minute / minutes
         yield f'<text class="middle" x="{x:.1f}" y="{BOTTOM + 20}">{minute}</text>'
