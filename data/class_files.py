@@ -69,6 +69,11 @@ class Classes:
         return tuple(range(self.first_id, self.first_id + len(self.names)))
 
 
+def class_files_in(folder: Path) -> list[Path]:
+    """The files in a folder of data that may say what classes are called, the surest first."""
+    return [folder / name for name in (*CLASS_FILES, *MAYBE_CLASS_FILES) if (folder / name).is_file()]
+
+
 def read_label_names(path: Path) -> list[str]:
     """The names of classes 0, 1, ... from a class file. Raises what ``read_classes`` does, and for ids from 1 on."""
     classes = read_classes(path)
@@ -166,14 +171,10 @@ def _from_lines(text: str) -> list[Entry]:
     if any(re.match(r"(names|nc|classes|labels)\s*:", line) for line in bare):
         raise ValueError(f"{bare[0]!r} looks like YAML, which is not read; write a name a line, or JSON")
     for form, make in _LINES:
-        if bare and all(found := [re.fullmatch(form, line) for line in bare]):
-            entries = [make(match) for match in found if match]
-            names = {entry.name for entry in entries}
-            numbers = [entry.number or 0 for entry in entries]
-            rise = numbers[0] < 2 and numbers == sorted(numbers)
-            if form is not _NAME_AND_ID or (
-                len(names) == len(entries) and (_count_up(numbers) or (rise and _are_ids(map(str, numbers))))
-            ):
+        matches = [match for line in bare if (match := re.fullmatch(form, line))]
+        if bare and len(matches) == len(bare):
+            entries = [make(match) for match in matches]
+            if form is not _NAME_AND_ID or _are_numbered(entries):
                 return entries
     if len(bare) == 1 and "," in bare[0]:
         return [Entry(name.strip()) for name in bare[0].split(",")]
@@ -190,15 +191,21 @@ _LINES: tuple[tuple[str, Callable[[re.Match[str]], Entry]], ...] = (
 )  # fmt: skip
 
 
-def _are_ids(cells: Iterable[str]) -> bool:
+def _are_numbered(entries: list[Entry]) -> bool:
+    """Whether numbers at the ends of lines are ids, and no part of names such as zone 1 and zone 2."""
+    numbers = [entry.number or 0 for entry in entries]
+    rise = numbers[0] < 2 and numbers == sorted(numbers) and _are_ids(numbers)
+    return len({entry.name for entry in entries}) == len(entries) and (rise or _count_up(numbers))
+
+
+def _are_ids(numbers: Sequence[int]) -> bool:
     """Whether numbers can be those of classes in a label map of 8 bits, each once."""
-    numbers = [int(cell) for cell in cells]
     return len(set(numbers)) == len(numbers) and all(0 <= number <= IGNORE_INDEX for number in numbers)
 
 
-def _count_up(numbers: Iterable[int | None]) -> bool:
+def _count_up(numbers: Iterable[int]) -> bool:
     """Whether numbers are 0 to n - 1 or 1 to n, in any order, as ids are and what else is counted is not."""
-    found = sorted(number for number in numbers if number is not None)
+    found = sorted(numbers)
     return len(found) > 1 and found in (list(range(len(found))), list(range(1, len(found) + 1)))
 
 
@@ -220,7 +227,7 @@ def _table(lines: list[str]) -> list[Entry]:
     number = next((place[head] for head in heads if head in _ID_HEADS and place[head] != name), None)
     if number is None:  # or the numbers of what is called class or label beside a name
         maybe = [i for i in numeric if i != name and heads[i] in _MAYBE_ID_HEADS | _NAME_HEADS]
-        maybe = [i for i in maybe if _are_ids([row[i] for row in rows[1:]])]
+        maybe = [i for i in maybe if _are_ids([int(row[i]) for row in rows[1:]])]
         if len({tuple(row[i] for row in rows[1:]) for i in maybe}) > 1:
             shown = " and ".join(rows[0][i] for i in maybe)
             raise ValueError(f"the columns {shown} both number the classes, each otherwise; call the right one id")

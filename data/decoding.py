@@ -40,7 +40,6 @@ COPIED_TURN = "seen, but for an orientation that was copied from there: it is ta
 _BLURRING = ("jpeg", "tiff_jpeg", "webp")  # compressions of a TIFF
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads grey of 2 and 4 bits over 0 to 255; a label is what is stored
 _MOST_NAMED = 3  # colours in a message
-_BLACK_AND_WHITE: tuple[Colour, Colour] = ((0, 0, 0), (255, 255, 255))
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +104,7 @@ class StoredMap:
             if is_blurred and not binary:
                 raise ValueError("JPEG inside, which blurs class ids; save it without loss")
             # Keeps what it read; the bytes, Pillow would encode anew, which a mistyped entry forbids.
-            self.turn = _TURNS.get(_whole(stored.getexif().get(_ORIENTATION)))
+            self.turn = _TURNS.get(orientation_of(stored))
             stored.info.pop("exif", None)
             self._picture = ImageOps.exif_transpose(stored)
             self._picture.load()
@@ -138,7 +137,7 @@ class StoredMap:
     @property
     def is_black_on_white(self) -> bool:
         """Whether a palette has white before black, as Pillow makes it for a mask of both, so that indices mislead."""
-        return self._picture.mode == "P" and _is_white_first(_stored_palette(self._picture))
+        return self._picture.mode == "P" and _is_white_first(self._picture.getpalette() or [])
 
     def colours(self) -> NDArray[np.uint32]:
         """The colour of every pixel, (H, W), packed as r + 256 g + 65536 b. Raises ValueError for deep masks."""
@@ -181,18 +180,15 @@ class StoredMap:
 
 def palette_of(picture: Image.Image) -> list[Colour]:
     """The colour of every number in a picture with a palette, as ``StoredMap.values`` gives numbers."""
-    palette = _stored_palette(picture)
-    return list(_BLACK_AND_WHITE) if _is_white_first(palette) else palette
-
-
-def _stored_palette(picture: Image.Image) -> list[Colour]:
     levels = picture.getpalette() or []
+    if _is_white_first(levels):
+        return [(0, 0, 0), (255, 255, 255)]
     return [(levels[i], levels[i + 1], levels[i + 2]) for i in range(0, len(levels) - 2, 3)]
 
 
-def _is_white_first(palette: list[Colour]) -> bool:
-    """Whether it has white and then black; of a mask that is all white, the former alone."""
-    return palette[:1] == [_BLACK_AND_WHITE[1]] and not any(map(any, palette[1:]))
+def _is_white_first(levels: list[int]) -> bool:
+    """Whether a palette has white and then black; of a mask that is all white, the former alone."""
+    return levels[:3] == [255] * 3 and not any(levels[3:])
 
 
 def read_strictly(encoded: bytes, what: str) -> Image.Image:
@@ -224,10 +220,12 @@ def _fit(
 
 def _orientation(encoded: bytes) -> int:
     with Image.open(io.BytesIO(encoded)) as stored:
-        return _whole(stored.getexif().get(_ORIENTATION))
+        return orientation_of(stored)
 
 
-def _whole(orientation: object) -> int:
+def orientation_of(picture: Image.Image) -> int:
+    """The EXIF orientation of an opened picture; 1, which is upright, without one."""
+    orientation = picture.getexif().get(_ORIENTATION)
     return orientation if isinstance(orientation, int) else 1
 
 

@@ -17,6 +17,7 @@ from data.words import counted
 
 __all__ = ["SCENE_PARSE_LABELS", "Colour", "LabelRule", "read_label_names"]
 
+OBJECT_VALUES = (1, 255, 2**16 - 1)  # of masks of 1, 8 and 16 bits
 _MOST_LABELS = IGNORE_INDEX  # class ids 0 to 254; 255 stands for ignored
 _HIGHEST_STORED = 2**16 - 1  # that a rule may name
 
@@ -96,7 +97,7 @@ class LabelRule:
     @property
     def is_binary(self) -> bool:
         """Whether there are only background and object, the latter with whatever value, or with one alone."""
-        return self.binary or (self.num_labels == 2 and len(self.values) == 2 and self.values[0] == (0, 0))
+        return self.binary or self.values in [((0, 0), (value, 1)) for value in OBJECT_VALUES]
 
     @property
     def classes_left(self) -> set[int]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from data.class_files import CLASS_FILES, MAYBE_CLASS_FILES
+from data.class_files import class_files_in
 from data.lists import LIST_ENDINGS, Pairs, listed_by_split, listed_names, listed_pairs, names_files
 from data.splits import SPLIT_NAMES, split_named
 from data.words import counted
@@ -161,8 +161,7 @@ def class_files_beside(source: Path) -> list[Path]:
     if source.is_dir() and is_layout(folder):
         layout = find_layout(folder)
         folders += [layout.base, *(split.images for split in layout.splits.values())]
-    names = (*CLASS_FILES, *MAYBE_CLASS_FILES)
-    return [each / name for each in dict.fromkeys(folders) for name in names if (each / name).is_file()]
+    return [file for each in dict.fromkeys(folders) for file in class_files_in(each)]
 
 
 def pair_files(split: Split, lossy: bool = False) -> Files:

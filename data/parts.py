@@ -96,13 +96,16 @@ def open_parts(settings: Settings, open_photo: OpenPhoto, recorded: RecordedLabe
         rule = LabelRule.from_dict(recorded.rule)
         said = replace(said, known=KnownLabels(recorded.source, recorded.class_names, rule))
     labels = understand(rows, said)
+    are_one = scored is rows
     rows = rows.with_rule(labels.rule)
     rows[0]  # a photo that cannot be read is told of before anything is made
     if scored is None:
         return Parts(*hold_out(rows, settings), labels)
+    if are_one:
+        return Parts(rows, rows, labels)
     scored = scored.with_rule(labels.rule)
     scored[0]
-    return Parts(rows, scored, labels if scored is rows else understand_alike(scored, labels))
+    return Parts(rows, scored, understand_alike(scored, labels))
 
 
 def hold_out(rows: SceneParse150, settings: Settings) -> tuple[Subset[Any], Subset[Any]]:

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.classes import IGNORE_INDEX
-from data.decoding import COPIED_TURN, StoredMap, decode_label_map, decode_pair, palette_of, read_strictly
+from data.decoding import (
+    COPIED_TURN,
+    StoredMap,
+    decode_label_map,
+    decode_pair,
+    orientation_of,
+    palette_of,
+    read_strictly,
+)
 from data.labels import Colour, LabelRule
 from data.sceneparse import SceneParse150
 from data.shares import RowsKey, Tally, in_order, keep_shares
@@ -33,7 +41,6 @@ _TIMES_THE_AREA, _TIMES_AS_LONG = 16, 4  # beyond which a photo is unlike the me
 _NEXT_TO_NOTHING = 1e-4  # share of the labelled pixels
 _ENOUGH_ROWS = 10  # of which a class should be in more than one
 _MUCH_IGNORED = 0.05  # share of pixels that makes one wonder whether they are a class
-_ORIENTATION = 0x0112  # the EXIF tag
 _EXIF_IN_PNG = (b"eXIf", b"Raw profile", b"tiff:Orientation")
 
 
@@ -247,8 +254,7 @@ def _orientation_and_size(encoded: bytes) -> tuple[int, tuple[int, int]]:
     with Image.open(io.BytesIO(encoded)) as stored:
         if stored.format == "PNG" and not any(word in encoded for word in _EXIF_IN_PNG):
             return 1, stored.size  # looking for what is not there would decode it once more
-        orientation = stored.getexif().get(_ORIENTATION)
-        return orientation if isinstance(orientation, int) else 1, stored.size
+        return orientation_of(stored), stored.size
 
 
 # All rows of a split

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from data.class_files import CLASS_FILES, MAYBE_CLASS_FILES, Classes, read_classes
+from data.class_files import Classes, class_files_in, read_classes
 from data.layouts import (
     EXACT_ENDINGS,
     IMAGE_FOLDERS,
@@ -101,9 +101,9 @@ def pair_photos(folder: Path, photos: Sequence[Path]) -> Paired:
 def classes_of(folder: Path) -> Classes | None:
     """The classes that a file in a folder of label maps, or in one of the two above it, names; None of none."""
     for place in (folder, *list(folder.absolute().parents)[:2]):
-        for name in (*CLASS_FILES, *MAYBE_CLASS_FILES):
-            with suppress(ValueError, OSError):
-                return read_classes(place / name)
+        for file in class_files_in(place):
+            with suppress(ValueError):
+                return read_classes(file)
     return None
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from data.class_files import Classes, Colour, ready_made
 from data.classes import CLASS_NAMES, ID2LABEL, IGNORE_INDEX, NUM_LABELS
 from data.decoding import StoredMap, decode_label_map
-from data.labels import SCENE_PARSE_LABELS, LabelRule, colour_of
+from data.labels import OBJECT_VALUES, SCENE_PARSE_LABELS, LabelRule, colour_of
 from data.sceneparse import SceneParse150
 from data.words import counted
 
@@ -347,10 +347,9 @@ def _two_names(classes: Classes | None) -> tuple[str, ...]:
 
 
 def _blurred(held: Held) -> list[str]:
-    """What to say of masks that hold more than a number for each object would need."""
+    """What to say of masks that hold values between their two, up to 255, where numbers of objects end earlier."""
     between = [value for value in held.values if 0 < value < IGNORE_INDEX]
-    dense = len(between) >= max(between, default=0)  # as numbers of objects are
-    if IGNORE_INDEX not in held.values or len(between) < _FEWEST_BLURRED or dense:
+    if IGNORE_INDEX not in held.values or len(between) < _FEWEST_BLURRED:
         return []
     share = sum(held.values[value] for value in between) / sum(held.values.values())
     return [
@@ -393,15 +392,12 @@ def _are_binary(dataset: SceneParse150, held: Held, classes: Classes | None, fla
     count = flags.num_labels if classes is None else len(classes.names)
     is_one = classes is not None and count == 1 and not classes.numbers and not _is_background(classes.names[0])
     highest = max(held.values, default=0)
-    if highest not in ((1,) if held.bilevel else (1, 255, 65535) if is_one else (255, 65535)):
-        return False
-    if not set(held.values) <= {0, highest}:
+    objects = OBJECT_VALUES[:1] if held.bilevel else OBJECT_VALUES if is_one else OBJECT_VALUES[1:]
+    if highest not in objects or not set(held.values) <= {0, highest}:
         return False
     if flags.reduce_labels is None and flags.ignore_index is None and (is_one or count in (None, 2)):
         return True
-    if highest != IGNORE_INDEX:
-        return False
-    if not held.bilevel and (count in (None, 1, 2) or flags.reduce_labels is not None):
+    if highest == IGNORE_INDEX and (count in (None, 1, 2) or flags.reduce_labels is not None):
         raise ValueError(
             f"label maps of {dataset.source} hold {_listed(held.values)} and nothing else in "
             f"{_first(held.rows)}: if 255 is the object, give --binary-masks; if 255 is ignored, as without it, only "

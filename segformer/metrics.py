@@ -129,8 +129,8 @@ def class_table(
         lines[most // 2 : -(most // 2)] = [f"... {len(lines) - most // 2 * 2} more ..."]
     only_predicted = sum(iou[k] == 0 and share[k] == 0 for k in range(len(names)))
     if only_predicted:
-        classes = "1 class that never occurs" if only_predicted == 1 else f"{only_predicted} classes that never occur"
-        lines.append(f"{classes} in the labels {'is' if only_predicted == 1 else 'are'} predicted, at IoU 0")
+        one, several = "1 class that never occurs in the labels is", "classes that never occur in the labels are"
+        lines.append(f"{one if only_predicted == 1 else f'{only_predicted} {several}'} predicted, at IoU 0")
     return "\n".join([f"{'class':<24}{'IoU':>8}{'accuracy':>10}{'share':>8}", *lines])
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from data.class_files import CLASS_FILES, MAYBE_CLASS_FILES, Classes, agree, read_classes
+from data.class_files import CLASS_FILES, Classes, agree, class_files_in, read_classes
 from data.layouts import class_files_beside
 from data.sources.cache import cache_folder, make_once
 from data.sources.columns import NOT_ASKED, Asked
@@ -76,8 +76,9 @@ def named_classes(name: str) -> Classes:
     """
     path = Path(name)
     if path.is_dir():
-        inside = next((str(path / file) for file in (*CLASS_FILES, *MAYBE_CLASS_FILES) if (path / file).is_file()), "")
-        raise ValueError(f"--label-names {name} is a folder; name a file of classes{inside and f', as {inside}'}")
+        inside = class_files_in(path)
+        hint = f", as {inside[0]}" if inside else ""
+        raise ValueError(f"--label-names {name} is a folder; name a file of classes{hint}")
     file = find_class_file(name)
     if file is None:
         return read_classes(path)

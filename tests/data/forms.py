@@ -321,24 +321,20 @@ FORMS: dict[str, Callable[[Path], Form]] = {
     "side by side, _mask": partial(pairs, photo_path="{}.png", label_path="{}_mask.png"),
     "side by side, _label": partial(pairs, photo_path="{}.png", label_path="{}_label.png"),
     "side by side in split folders": lambda root: split_pairs(root, "{split}/{name}.png", "{split}/{name}_mask.png"),
-    "side by side, .jpg and _mask.png": partial(
-        pairs,
-        photo_path="{}.jpg",
-        label_path="{}_mask.png",
-        photo={"quality": 100, "subsampling": 0},
-        form=Form(photo_tolerance=4),
-    ),
+    **{
+        f"side by side, .jpg and {label}": partial(
+            pairs,
+            photo_path="{}.jpg",
+            label_path="{}" + label,
+            photo={"quality": 100, "subsampling": 0},
+            form=Form(photo_tolerance=4),
+        )
+        for label in ("_mask.png", ".png")
+    },
     "Roboflow, _classes.csv beside the photos": partial(
         pairs, photo_path="train/{}.png", label_path="train/{}_mask.png", beside=roboflow
     ),
     "side by side, _sat and _mask": partial(pairs, photo_path="{}_sat.png", label_path="{}_mask.png"),
-    "side by side, .jpg and .png": partial(
-        pairs,
-        photo_path="{}.jpg",
-        label_path="{}.png",
-        photo={"quality": 100, "subsampling": 0},
-        form=Form(photo_tolerance=4),
-    ),
     "side by side, in folders of patients": lambda root: pairs(
         root, *(f"scans/TCGA_{{0:.4}}/{{0}}{word}.png" for word in ("", "_mask"))
     ),
@@ -419,12 +415,12 @@ FORMS: dict[str, Callable[[Path], Form]] = {
     "masks of 1 bit": partial(masks, draw=Image.fromarray),
     "masks of 0 and 1": partial(masks, draw=lambda held: held.astype(np.uint8), binary=True),
     "masks of 0 and 255 in RGB": partial(masks, draw=lambda held: np.stack([held * np.uint8(255)] * 3, -1)),
-    "masks as gif": partial(
-        masks, draw=lambda held: held * np.uint8(255), label_path="annotations/{}.gif", binary=True
-    ),
-    "masks as jpg": partial(
-        masks, draw=lambda held: held * np.uint8(255), label_path="annotations/{}.jpg", binary=True
-    ),
+    **{
+        f"masks as {ending}": partial(
+            masks, draw=lambda held: held * np.uint8(255), label_path=f"annotations/{{}}.{ending}", binary=True
+        )
+        for ending in ("gif", "jpg")
+    },
     "parquet, image and mask": partial(parquet, image="image", label="mask"),
     "parquet, bytes alone": partial(parquet, image="image", label="label", binary=True),
     "parquet, columns named": partial(

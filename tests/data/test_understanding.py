@@ -559,6 +559,8 @@ def test_blurred_masks_are_said_to_be_so(tmp_path: Path) -> None:
     blurred = folder(tmp_path / "blurred", values(0, 1, 2, 200, 254, 255))
     (said,) = about(blurred, binary=True).warnings
     assert said.startswith("the masks hold 4 values between 0 and 255, in 66.7% of their pixels in the first row")
+    every = folder(tmp_path / "every", values(*range(256)))
+    assert "hold 254 values between 0 and 255, in 99.2% of their pixels" in about(every, binary=True).warnings[0]
     objects = folder(tmp_path / "objects", values(0, 1, 2, 3, 4, 5))
     assert about(objects, binary=True).warnings == []
 
