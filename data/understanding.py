@@ -62,17 +62,6 @@ class Flags:
 NOTHING_SAID = Flags()
 
 
-@dataclass(frozen=True)
-class Understanding:
-    """The rule of the label maps, the names of the classes, and what a run says of both before its first step."""
-
-    rule: LabelRule
-    id2label: dict[int, str]
-    lines: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    palette: dict[int, Colour] = field(default_factory=dict)  # of the first label maps, where they have one
-
-
 @dataclass
 class Held:
     """What the first label maps hold, in pixels: the stored values and, where there are any, the colours."""
@@ -85,6 +74,17 @@ class Held:
     palette: dict[int, Colour] = field(default_factory=dict)
     clash: str = ""  # of two palettes
     white_first: str = ""  # where a palette first has white before black
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """The rule of the label maps, the names of the classes, and what a run says of both before its first step."""
+
+    rule: LabelRule
+    id2label: dict[int, str]
+    lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    held: Held = field(default_factory=Held, compare=False, repr=False)  # by the first label maps
 
 
 def understand(dataset: SceneParse150, flags: Flags = NOTHING_SAID, rows: int = FIRST_ROWS) -> Understanding:
@@ -120,7 +120,7 @@ def understand(dataset: SceneParse150, flags: Flags = NOTHING_SAID, rows: int = 
     if held.white_first:
         lines.append(f"palettes of white and black, as in {held.white_first}, are read as seen: black is 0, white is 1")
     warnings = [*passed_over, *found.warnings, *_check_rows(dataset, found, held)]
-    return replace(found, lines=lines, warnings=warnings, palette=held.palette)
+    return replace(found, lines=lines, warnings=warnings, held=held)
 
 
 def understand_alike(dataset: SceneParse150, found: Understanding) -> Understanding:
@@ -129,14 +129,21 @@ def understand_alike(dataset: SceneParse150, found: Understanding) -> Understand
     Raises ValueError for a palette that numbers colours otherwise, and for a row that the rule does not allow.
     """
     held = look(dataset, FIRST_ROWS, found.rule.binary)
-    clash = held.clash or palettes_clash(without_greys(found.palette), without_greys(held.palette))
+    clash = held.clash or palettes_clash(without_greys(found.held.palette), without_greys(held.palette))
     if clash and not (found.rule.colours or found.rule.binary):
         raise ValueError(
             f"label maps of {dataset.source}, {dataset.split}, have another palette than those to train on, so that "
             f"indices are no class ids: {clash}; give the colours of the classes in a class_dict.csv, or save label "
             "maps without a palette where indices are the ids all the same"
         )
-    return replace(found, warnings=[*found.warnings, *_check_rows(dataset, found, held, f" of {dataset.split}")])
+    said = _check_rows(dataset, found, held, f" of {dataset.split}")
+    trained, scored = (set(each.values) - {IGNORE_INDEX} for each in (found.held, held))
+    if trained and scored in ({value + 1 for value in trained}, {value - 1 for value in trained}):
+        said.append(
+            f"label maps of {dataset.split} hold {_listed(scored)} where those to train on hold {_listed(trained)}: if "
+            "they are numbered otherwise, every class is scored as its neighbour"
+        )
+    return replace(found, warnings=[*found.warnings, *said])
 
 
 def without_greys(palette: dict[int, Colour]) -> dict[int, Colour]:

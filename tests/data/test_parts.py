@@ -86,6 +86,15 @@ def test_masks_that_mean_something_else_where_they_are_scored_are_said(tmp_path:
     assert any(said.startswith("the first 2 rows of validation hold background alone") for said in warnings)
 
 
+def test_label_maps_that_are_numbered_otherwise_where_they_are_scored_are_said(tmp_path: Path) -> None:
+    root = dataset(tmp_path, 5, 2)
+    assert parts(root, num_labels=3, eval_split="auto").labels.warnings[1:] == []
+    for path in (root / "masks/val").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) + np.uint8(1)).save(path)
+    warnings = parts(root, num_labels=3, eval_split="auto").labels.warnings
+    assert warnings[1].startswith("label maps of validation hold 1 to 2 where those to train on hold 0 to 1: if they")
+
+
 def test_an_evaluation_alone_takes_any_number_of_rows(tmp_path: Path) -> None:
     found = parts(dataset(tmp_path, 5, 1), eval_only=True, checkpoint="a/b", eval_split="validation")
     assert (len(found.evaluation), found.labels.rule) == (1, LabelRule(2, False, 255))
