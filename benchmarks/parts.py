@@ -38,7 +38,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--size", type=int, default=512, help="side of the label maps; logits have a quarter of it")
     parser.add_argument("--against", choices=("plain",), default="plain", help="interpolate first; numpy histograms")
-    parser.add_argument("--memory", action="store_true", help="also the loss's peak memory, in fresh processes")
+    parser.add_argument("--memory", action="store_true", help="also the peak memory of every loss, in fresh processes")
     return parser.parse_args(words)
 
 
@@ -125,23 +125,30 @@ def measure_part(
     return row | measure.side_by_side(ways, torch.device(options.device), options.repeats, times)
 
 
-def _peak(options: argparse.Namespace, side: str) -> float | None:
-    """The peak memory of one side of the loss, in this process."""
-    return measure.peak_memory_mib(loss_sides(options)[side], torch.device(options.device))
+def _parts() -> dict[str, Callable[[argparse.Namespace], dict[str, Callable[[], Any]]]]:
+    """Every part by its name, as what makes its two sides; those whose name begins with loss are losses."""
+    parts: dict[str, Any] = {"loss": loss_sides, "prediction": prediction_sides, "mean IoU update": metric_sides}
+    for name, loss in _LOSSES.items():
+        ours, plain = (partial(by, loss=loss) for by in (fullres.mean_loss, fullres.plain_loss))
+        parts[f"loss, {name}"] = partial(loss_sides, ours=ours, peer=plain)
+    return parts
+
+
+def _peak(options: argparse.Namespace, part: str, side: str) -> float | None:
+    """The peak memory of one side of a part, in this process."""
+    return measure.peak_memory_mib(_parts()[part](options)[side], torch.device(options.device))
 
 
 def main() -> None:
     """Measure every part."""
     options = parse_arguments()
-    parts: dict[str, Any] = {"loss": loss_sides, "prediction": prediction_sides, "mean IoU update": metric_sides}
-    for name, loss in _LOSSES.items():
-        ours, plain = (partial(by, loss=loss) for by in (fullres.mean_loss, fullres.plain_loss))
-        parts[f"loss, {name}"] = partial(loss_sides, ours=ours, peer=plain)
-    rows = [measure_part(part, options, make_sides(options)) for part, make_sides in parts.items()]
+    rows = [measure_part(part, options, sides_of(options)) for part, sides_of in _parts().items()]
     columns = list(_COLUMNS)
     if options.memory:
-        for side, name in (("ours", "peak_memory_mib"), ("peer", "peer_peak_memory_mib")):
-            rows[0][name] = alone(partial(_peak, options, side))
+        for row in rows:
+            if row["part"].startswith("loss"):
+                for side, name in (("ours", "peak_memory_mib"), ("peer", "peer_peak_memory_mib")):
+                    row[name] = alone(partial(_peak, options, row["part"], side))
         columns += ["peak_memory_mib", "peer_peak_memory_mib"]
     measure.report("parts", measure.machine_card(torch.device(options.device)), rows, columns, options.save)
 
