@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from segformer import SegformerConfig
-from segformer.bands import plan
+from segformer.fullres.bands import plan
 
 Size = tuple[int, int]
 

@@ -27,7 +27,8 @@ from data.augmentation.jitter import ColorJitter
 from data.augmentation.on_device import AugmentOnDevice
 from data.batches import Resized, Samples, Unprocessed, count_workers, for_training
 from data.classes import ID2LABEL
-from segformer import VARIANTS, ImageProcessor, Segformer, cells, fullres
+from segformer import VARIANTS, ImageProcessor, Segformer, fullres
+from segformer.fullres import cells
 from segformer.training.graphs import STEPS_BEFORE, StepGraphs
 from segformer.training.precision import autocast
 from train import configure

@@ -21,7 +21,7 @@ from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segformer import bands, losses
+from segformer.fullres import bands, losses
 
 aten = torch.ops.aten
 _COPIES = (aten._to_copy.default, aten.copy_.default)

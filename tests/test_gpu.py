@@ -33,8 +33,9 @@ from benchmarks import measure, throughput
 from data.augmentation.jitter import ColorJitter
 from data.augmentation.on_device import AugmentOnDevice
 from data.batches import on_device
-from segformer import Segformer, SegformerConfig, cells, fullres
+from segformer import Segformer, SegformerConfig, fullres
 from segformer.detail import DetailedConfusionMatrix
+from segformer.fullres import cells
 from segformer.training.graphs import StepGraphs
 from segformer.training.ranks import Ranks, distribute
 from train import StepResult, TrainConfig, build_optimizer, configure, train, train_step

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from segformer.config import VARIANTS
+from segformer.fullres.losses import KINDS, Loss, balanced_weights
 from segformer.geometry import RESIZE_MODES
-from segformer.losses import KINDS, Loss, balanced_weights
 from segformer.training.settings import changeable, check_settings, found_out, per_start, setting
 
 ONE_BY_ONE = ("keep-ratio", "window")  # of --eval-resolution, where photos keep sizes of their own

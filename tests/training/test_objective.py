@@ -14,7 +14,7 @@ from torch import Tensor
 import train as training
 from data import SceneParse150
 from segformer import Segformer, fullres
-from segformer.losses import Loss, plain_loss
+from segformer.fullres.losses import Loss, plain_loss
 from train import TrainConfig, build_optimizer, configure, sum_ahead_for_dice, train, train_step
 
 WEIGHTS = "1,2,0.5,1,3,1,1"

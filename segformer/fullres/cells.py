@@ -5,7 +5,7 @@ pixels in registers, a few at a time, takes softmax and loss in float32, and kee
 So nothing of size K x H x W exists even for a moment, and a logit is read four times. Each corner's gradient goes to a
 buffer of its own; ``_add_corners`` adds the four in a fixed order, so that there are no atomics and the bits are the
 same every time. ``plain_cross_entropy`` and ``plain_argmax`` say what is computed; tests hold the kernels, which stand
-in ``fullres_triton``, to them in Triton's interpreter.
+in ``kernels``, to them in Triton's interpreter.
 
 It is not in use until a GPU has shown it to be at least 1.3 times as fast as the compiled form of ``fourfold``, which
 ``python -m benchmarks`` tells. Weighted, smoothed, focal losses and Dice go by bands in any case.
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from segformer.bands import keep_for_graphs, taps
+from segformer.fullres.bands import keep_for_graphs, taps
 
 IN_USE = False  # the switch: whether losses and predictions take these kernels where they can
 
@@ -107,6 +107,6 @@ def _pixels_at_once(w: int, W: int) -> int:
 
 def _kernels() -> Any:
     """Only now is Triton imported, which comes with torch for CUDA and else may not be there."""
-    from segformer import fullres_triton
+    from segformer.fullres import kernels
 
-    return fullres_triton
+    return kernels

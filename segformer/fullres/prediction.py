@@ -1,13 +1,11 @@
-"""Loss and prediction at the labels' resolution, four times finer than the logits, without logits of that size.
+"""Predictions at the labels' resolution, four times finer than the logits, without logits of that size.
 
-What predictions mean stands in ``plain_argmax`` and its kin: enlarge the logits bilinearly, then reduce them. (Reducing
-first and enlarging the label map afterwards gives a coarser answer.) That way writes K x H x W floats. Here:
+What they mean stands in ``plain_argmax`` and its kin: enlarge the logits bilinearly, then reduce them. (Reducing first
+and enlarging the label map afterwards gives a coarser answer.) That way writes K x H x W floats. Here:
 
-* losses, which stand in ``losses``, walk over the label map in bands of a few rows, forward and gradient at once.
-* ``argmax`` looks at the small logits first. Bilinear values are convex combinations of four corners, so where one
-  class wins all four corners it wins every pixel between them; only pixels between unlike corners are worked out.
-* ``argmax_of_mean``, ``argmax_with_probability`` and ``probabilities`` walk in bands too, over one or more views of the
-  same pictures.
+* ``argmax`` works out only those classes that can win between four small logits (``winners``), mostly one.
+* ``argmax_of_mean``, ``argmax_with_probability`` and ``probabilities`` walk in bands of a few rows (``bands``), over
+  one or more views of the same pictures.
 
 Predictions also take ``LogitRows``: logits too large to be held, made row by row as the bands come to need them.
 """
@@ -21,45 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segformer import cells
-from segformer.bands import Band, LogitRows, Scratch, Taps, band_height, channels_last, enlarge, plan, taps
-from segformer.losses import (
-    Loss,
-    balanced_weights,
-    check_labels,
-    check_logits,
-    cross_entropy,
-    mean_loss,
-    plain_cross_entropy,
-    plain_loss,
-    sum_for_dice,
-    total_weight,
-)
-
-__all__ = [
-    "LogitRows",
-    "Loss",
-    "argmax",
-    "argmax_of_mean",
-    "argmax_with_probability",
-    "balanced_weights",
-    "check_labels",
-    "cross_entropy",
-    "mean_loss",
-    "plain_argmax",
-    "plain_argmax_of_mean",
-    "plain_argmax_with_probability",
-    "plain_cross_entropy",
-    "plain_loss",
-    "plain_probabilities",
-    "probabilities",
-    "sum_for_dice",
-    "total_weight",
-]
+from segformer.fullres import cells
+from segformer.fullres.bands import Band, LogitRows, Scratch, Taps, band_height, channels_last, enlarge, plan, taps
+from segformer.fullres.losses import check_logits
+from segformer.fullres.winners import winners_by_cells
 
 _STRIP_PIXELS = 2**20  # of pictures looked at together for unlike corners
-_MIXED_BYTES = 5 * 2**17  # of logits of single pixels worked out together
-_MIXED_SHARE = 0.4  # beyond this share of pixels between unlike corners, bands are cheaper than single pixels
 
 
 def plain_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -215,19 +180,15 @@ def _mean_probability(enlarged: Sequence[Tensor]) -> Tensor:
 
 
 def _fill_strip(prediction: Tensor, small: LogitRows, strip: slice, rows: Taps, columns: Taps) -> None:
-    """Write the classes of some rows into ``prediction``, (B, H, W); pixels between unlike corners are worked out."""
+    """Write the classes of some rows into ``prediction``, (B, H, W)."""
     low, high, weight = (values[strip] for values in rows)
     start = int(low[0])
     few_rows = small.rows(slice(None), slice(start, int(high[-1]) + 1))  # (B, r, w, K)
-    rows = Taps(low - start, high - start, weight)
-    winners = few_rows.argmax(-1)  # (B, r, w)
-    corners = [winners[:, y][:, :, x] for y in (rows.low, rows.high) for x in (columns.low, columns.high)]
-    mixed = torch.stack([corners[0] != corner for corner in corners[1:]]).any(0)  # (B, rows, W)
-    if mixed.float().mean() > _MIXED_SHARE:
+    classes = winners_by_cells(few_rows, Taps(low - start, high - start, weight), columns)
+    if classes is None:
         _fill_bands(prediction, small, strip)
-        return
-    prediction[:, strip] = corners[0]
-    _fill_mixed(prediction[:, strip], mixed, few_rows, rows, columns)
+    else:
+        prediction[:, strip] = classes
 
 
 def _fill_bands(prediction: Tensor, small: LogitRows, strip: slice) -> None:
@@ -240,19 +201,6 @@ def _fill_bands(prediction: Tensor, small: LogitRows, strip: slice) -> None:
             few_rows = small.rows(band.images, band.needed)
             enlarged = enlarge(few_rows, band.down, columns, scratch)  # (b, rows, W * K)
             prediction[band.images, band.rows] = enlarged.view(-1, band.height, size[1], K).argmax(-1)
-
-
-def _fill_mixed(prediction: Tensor, mixed: Tensor, small: Tensor, rows: Taps, columns: Taps) -> None:
-    """Work out the pixels marked in ``mixed`` one by one and write them into ``prediction``."""
-    step = max(1, _MIXED_BYTES // (small.shape[-1] * small.element_size()))
-    for places in torch.split(mixed.nonzero(), step):
-        image, y, x = places.unbind(1)
-        across, down = columns.weight[x, None], rows.weight[y, None]
-        top, bottom = (
-            torch.lerp(small[image, taps[y], columns.low[x]], small[image, taps[y], columns.high[x]], across)
-            for taps in (rows.low, rows.high)
-        )
-        prediction[image, y, x] = torch.lerp(top, bottom, down).argmax(-1)
 
 
 def _check_size(size: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segformer import cells
+from segformer.fullres import cells
 
 with_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton, which comes with CUDA")
 
@@ -71,13 +71,13 @@ def test_the_kernels_compile_for_cards(capability: int) -> None:
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from segformer import fullres_triton
+    from segformer.fullres import kernels
 
     pointers = {"small": "*bf16", "row_first": "*i32", "row_place": "*fp32"}
     pointers |= {"column_first": "*i32", "column_place": "*fp32", "labels": "*i64", "losses": "*fp32"}
     pointers |= {"corners": "*fp32", "gradient": "*fp32", "prediction": "*i64"}
     constants = {"IGNORED": 255, "GRADIENT": True, "CLASSES": 256, "PIXELS": 4, "BLOCK": 1024}
-    for kernel in (fullres_triton.cell_loss, fullres_triton.add_corners, fullres_triton.cell_argmax):
+    for kernel in (kernels.cell_loss, kernels.add_corners, kernels.cell_argmax):
         names = kernel.arg_names
         types = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names}
         fixed = {(names.index(name),): value for name, value in constants.items() if name in names}

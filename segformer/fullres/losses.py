@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from segformer import cells
-from segformer.bands import Band, Scratch, add_reduced, channels_last, enlarge, keep_for_graphs, plan
-from segformer.fourfold import can_compile, is_fourfold, loss_and_gradient
+from segformer.fullres import cells
+from segformer.fullres.bands import Band, Scratch, add_reduced, channels_last, enlarge, keep_for_graphs, plan
+from segformer.fullres.fourfold import can_compile, is_fourfold, loss_and_gradient
 
 KINDS = ("cross-entropy", "focal", "ohem")
 _LEAST_PROBABILITY = 1e-30  # whose logarithm is exact in float32; below, numbers lose their digits

@@ -13,20 +13,21 @@ import torch
 from losses_compared import assert_same, plain, some_logits, value_and_gradient
 from torch import Tensor
 
-from segformer import cells, fullres
+from segformer import fullres
+from segformer.fullres import cells
 
 
 @pytest.fixture
 def in_use(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The switch is on; the names of the kernels that ran."""
-    from segformer import fullres_triton
+    from segformer.fullres import kernels
 
     ran: list[str] = []
 
     class Noting:
         def __getattr__(self, name: str) -> Any:
             ran.append(name)
-            return getattr(fullres_triton, name)
+            return getattr(kernels, name)
 
     monkeypatch.setattr(cells, "IN_USE", True)
     monkeypatch.setattr(cells, "_kernels", Noting)

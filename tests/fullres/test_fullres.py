@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from segformer import fullres
+from segformer.fullres import prediction, winners
 
 SIZES = [
     ((8, 8), (32, 32)),
@@ -277,34 +279,66 @@ def smooth_logits(batch: int, classes: int, size: tuple[int, int]) -> Tensor:
     return F.interpolate(coarse, size, mode="bicubic")
 
 
-def share_between_unlike_corners(logits: Tensor, size: tuple[int, int]) -> float:
-    """The share of pixels whose four surrounding logits do not agree on the class."""
-    winners = logits.argmax(1)
-    y, x = (
-        ((torch.arange(n) + 0.5) * m / n - 0.5).clamp(min=0).long()
-        for n, m in zip(size, logits.shape[-2:], strict=True)
-    )
-    below, right = (y + 1).clamp(max=logits.shape[2] - 1), (x + 1).clamp(max=logits.shape[3] - 1)
-    corners = torch.stack([winners[:, rows][:, :, columns] for rows in (y, below) for columns in (x, right)])
-    return (corners != corners[0]).any(0).float().mean().item()
+@pytest.fixture
+def worked_out(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many classes of pixels are worked out, by cells and by bands."""
+    counts = {"cells": 0, "bands": 0}
+    fill_cells, fill_bands = winners._fill, prediction._fill_bands
+
+    def by_cells(classes: Tensor, number: Tensor, corners: Tensor, listed: Tensor, *taps: Any) -> None:
+        counts["cells"] += int((number >= 0).sum()) * listed.shape[1]
+        fill_cells(classes, number, corners, listed, *taps)
+
+    def by_bands(prediction: Tensor, small: Any, strip: slice) -> None:
+        counts["bands"] += prediction[:, strip].numel() * small.shape[-1]
+        fill_bands(prediction, small, strip)
+
+    monkeypatch.setattr(winners, "_fill", by_cells)
+    monkeypatch.setattr(prediction, "_fill_bands", by_bands)
+    return counts
 
 
+@pytest.mark.parametrize("classes", [19, 150])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [(128, 128), (125, 94), (90, 201)])
-def test_argmax_of_smooth_logits_equals_the_plain_one(
-    size: tuple[int, int], memory_format: torch.memory_format
+def test_argmax_of_smooth_logits_equals_the_plain_one_and_works_out_few_classes(
+    size: tuple[int, int], memory_format: torch.memory_format, classes: int, worked_out: dict[str, int]
 ) -> None:
-    logits = smooth_logits(2, 19, (32, 24)).contiguous(memory_format=memory_format)
-    assert 0 < share_between_unlike_corners(logits, size) < fullres._MIXED_SHARE  # pixel by pixel
+    logits = smooth_logits(2, classes, (32, 24)).contiguous(memory_format=memory_format)
     assert torch.equal(fullres.argmax(logits, size), fullres.plain_argmax(logits, size))
+    assert 0 < worked_out["cells"] < 2 * size[0] * size[1] * classes / 5
+    assert worked_out["bands"] == 0
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [(128, 96), (125, 94), (300, 280)])
-def test_argmax_of_noise_equals_the_plain_one(size: tuple[int, int], memory_format: torch.memory_format) -> None:
+def test_argmax_of_noise_equals_the_plain_one_band_by_band(
+    size: tuple[int, int], memory_format: torch.memory_format, worked_out: dict[str, int]
+) -> None:
     logits = some_logits(2, 150, (32, 24)).contiguous(memory_format=memory_format)
-    assert share_between_unlike_corners(logits, size) > fullres._MIXED_SHARE  # band by band
     assert torch.equal(fullres.argmax(logits, size), fullres.plain_argmax(logits, size))
+    assert worked_out == {"cells": 0, "bands": 2 * size[0] * size[1] * 150}
+
+
+def test_a_class_that_wins_between_corners_and_at_none_is_found(worked_out: dict[str, int]) -> None:
+    logits = torch.tensor([[5.0, 5, 5, 5, 5, 0], [0, 0, 0, 0, 0, 5], [3, 3, 3, 3, 3, 3], [1, 1, 1, 1, 1, 1]])
+    prediction = fullres.argmax(logits[None, :, None], (1, 48))
+    assert torch.equal(prediction, fullres.plain_argmax(logits[None, :, None], (1, 48)))
+    assert prediction.unique().tolist() == [0, 1, 2]
+    assert worked_out["cells"] > 0
+
+
+def test_no_class_is_passed_over_that_rounding_lets_win() -> None:
+    """Four classes are apart by the last bits of small logits, which are lost beside a large one; one is far behind."""
+    apart = 1 + 2e-7 * some_logits(4, 2000, (1, 5)).view(4, 2000, 5) / 3
+    corners = torch.tensor([1000.0, 1, 1, 1])[:, None, None] * apart
+    corners[..., 4] -= 0.5
+    rounding = 16 * torch.finfo(torch.float32).eps * corners.max()
+    can_win = winners.can_win_between(corners, corners.argmax(2), rounding)
+    assert not can_win[:, 4].any()
+    for across, down in torch.rand(100, 2, generator=torch.Generator().manual_seed(0)):
+        top, bottom = (torch.lerp(corners[i], corners[i + 1], across) for i in (0, 2))
+        assert can_win.gather(1, torch.lerp(top, bottom, down).argmax(1, keepdim=True)).all()
 
 
 @pytest.mark.parametrize("classes", [1, 2, 19])
@@ -469,7 +503,7 @@ class Forgetful:
 def test_rows_are_asked_for_once_and_in_order(
     make_logits: Callable[..., Tensor], strip_pixels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fullres, "_STRIP_PIXELS", strip_pixels)
+    monkeypatch.setattr(prediction, "_STRIP_PIXELS", strip_pixels)
     logits, size = make_logits(1, 19, (64, 48)).double(), (250, 193)  # in float64, so that no two classes tie
     enlarged, mirrored = (F.interpolate(each, size, mode="bilinear") for each in (logits, logits.flip(2)))
     assert torch.equal(fullres.argmax(Forgetful(logits), size), enlarged.argmax(1))
@@ -483,7 +517,7 @@ def test_rows_are_asked_for_once_and_in_order(
 @pytest.mark.parametrize("make_logits", [smooth_logits, some_logits])
 def test_argmax_of_a_large_picture_is_seamless(make_logits: Callable[..., Tensor]) -> None:
     logits, size = make_logits(1, 7, (300, 330)).double(), (1199, 1317)  # in float64, so that no two classes tie
-    assert size[0] * size[1] > fullres._STRIP_PIXELS  # more than one strip
+    assert size[0] * size[1] > prediction._STRIP_PIXELS  # more than one strip
     assert torch.equal(fullres.argmax(logits, size), F.interpolate(logits, size, mode="bilinear").argmax(1))
 
 
