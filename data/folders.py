@@ -31,17 +31,14 @@ from data.labels import SCENE_PARSE_LABELS, LabelRule
 from data.layouts import (
     IMAGES,
     MACHINE_MASKS,
-    Files,
     Layout,
-    Naming,
     class_files_beside,
-    ending,
     find_layout,
     is_layout,
     list_layout,
-    pair_files,
 )
 from data.lists import LIST_ENDINGS
+from data.pairing import Files, Naming, ending, pair_files
 from data.sources.cache import FULL
 from data.sources.columns import Known
 from data.sources.saved import saved_splits

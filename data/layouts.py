@@ -1,4 +1,4 @@
-"""The layouts in which tools and data sets keep photos and their label maps, and how the files of one are paired.
+"""The layouts in which tools and data sets keep photos and their label maps; data/pairing.py pairs the files of one.
 
 images/ annotations/                   or masks/, labels/ and the like, each with train/, val/ below or without
 train/images/ train/masks/             the splits above the kinds
@@ -14,26 +14,28 @@ train.csv, train.txt                   lists of names or of pairs (data/lists.py
 from __future__ import annotations
 
 import logging
-import os
 import re
-import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from data.class_files import class_files_in
 from data.lists import LIST_ENDINGS, Pairs, listed_by_split, listed_names, listed_pairs, names_files
+from data.pairing import (
+    EXACT_ENDINGS,
+    IMAGE_ENDINGS,
+    JPEG_ENDINGS,
+    PLAIN_NAMING,
+    Split,
+    ending,
+    find_naming,
+    list_files,
+    list_folder,
+    stem_of,
+)
 from data.splits import SPLIT_NAMES, split_named
-from data.words import counted
+from data.words import shortened
 
 logger = logging.getLogger(__name__)
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".gif", ".avif")
-EXACT_ENDINGS = (".png", ".bmp", ".tif", ".tiff")  # JPEG and WebP blur class ids, GIF numbers them anew
-_JPEG_ENDINGS = (".jpg", ".jpeg", ".jfif")
-_MOST_NAMES = 3  # of files in a message
-_MOST_COMPARED = 200  # of label maps, to see how they are called
 
 IMAGES, ANNOTATIONS = "images", "annotations"
 MACHINE_MASKS = "masks_machine"  # of Supervisely
@@ -49,54 +51,8 @@ LABEL_FOLDERS = (
     "ann_dir", "label_dir", "mask_dir", "masks_png", "label_images_semantic", "ground truth", "cameraseg", "1st_manual",
 )  # fmt: skip
 _LABEL_FOLDER_OF_SPLIT = ("_labels", "_label", "_masks", "_mask", "_annotations", "_annot", "annot", "_gt", "labels")
-_NOBODYS = {"__macosx", "@eadir"}  # folders that archives and storage leave beside
 _LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "splits", "")
 _LIST_NAMES = ("trainval", "default", "all")  # beside those of splits
-
-
-class Naming(NamedTuple):
-    """What stands around the name that a photo and its label map share."""
-
-    photo: str = "{}"
-    label: str = "{}"
-
-
-PLAIN_NAMING = Naming()
-_CITYSCAPES = tuple(
-    Naming("{}_leftImg8bit", "{}_" + kind + ids)
-    for kind in ("gtFine", "gtCoarse")
-    for ids in ("_labelTrainIds", "_labelIds")
-)
-_WORDS = (
-    "mask",
-    "masks",
-    "label",
-    "labels",
-    "L",
-    "gt",
-    "seg",
-    "segmentation",
-    "annotation",
-    "labelTrainIds",
-    "labelIds",
-)
-_NAMINGS = (
-    *_CITYSCAPES,
-    *(Naming(photo, f"{{}}{sign}{word}") for photo in ("{}", "{}_image", "{}_img", "{}_sat", "{}_rgb")
-      for sign in "_-." for word in _WORDS),
-    *(Naming(photo, f"{word}{sign}{{}}") for photo in ("{}", "image_{}", "img_{}", "image-{}", "photo_{}")
-      for sign in "_-" for word in _WORDS[:-2]),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Split:
-    """The folders of one split, and the files that belong to it, where a list names them."""
-
-    images: Path
-    annotations: Path | None
-    names: tuple[Path, list[tuple[int, str]]] | None = None  # a list, and its lines with their numbers
-    listed: list[tuple[str, str | None]] | None = None  # pairs that a list names, below ``images``
 
 
 @dataclass(frozen=True)
@@ -106,14 +62,6 @@ class Layout:
     base: Path
     about: str
     splits: dict[str, Split]
-
-
-@dataclass
-class Files:
-    """The files of a split in pairs, relative to its two folders, in the order of the images."""
-
-    pairs: list[tuple[str, str | None]]
-    naming: Naming = field(default_factory=Naming)
 
 
 def find_layout(root: Path) -> Layout:
@@ -162,23 +110,6 @@ def class_files_beside(source: Path) -> list[Path]:
         layout = find_layout(folder)
         folders += [layout.base, *(split.images for split in layout.splits.values())]
     return [file for each in dict.fromkeys(folders) for file in class_files_in(each)]
-
-
-def pair_files(split: Split, lossy: bool = False) -> Files:
-    """The files of a split, paired by name, or by its list.
-
-    ``lossy`` lets label maps be JPEG, which keeps none but masks. Raises FileNotFoundError for a folder without any
-    image, and ValueError, naming files, for those that do not pair up and for a list that names others.
-    """
-    if split.listed is not None:
-        return Files(split.listed)
-    files = _pair(split, (*EXACT_ENDINGS, *_JPEG_ENDINGS, ".gif") if lossy else EXACT_ENDINGS)
-    if split.names is not None:
-        files.pairs = _chosen(files, split)
-    return files
-
-
-# What lies where
 
 
 def _base(root: Path) -> Path:
@@ -316,6 +247,10 @@ def _by_split(base: Path) -> Layout | None:
     return Layout(base, "; ".join(said), {s: splits[s] for s in ("train", "validation", "test") if s in splits})
 
 
+def _holds_images(folder: Path) -> bool:
+    return any(ending(file) in IMAGE_ENDINGS for file in list_files(folder))
+
+
 def _split_in(name: str, kinds: tuple[str, ...]) -> str | None:
     """The split of a folder that is called after it and a kind, as train_images or masks-val; None of any other."""
     words = re.split("[-_]", name.lower(), maxsplit=1)
@@ -345,7 +280,7 @@ def _by_ending(base: Path) -> Layout | None:
     files = [file for file in list_files(base) if ending(file) in IMAGE_ENDINGS] if base.is_dir() else []
     if any("/" in file for file in files):
         return None
-    photos = {stem_of(file): file for file in files if ending(file) in _JPEG_ENDINGS}
+    photos = {stem_of(file): file for file in files if ending(file) in JPEG_ENDINGS}
     label_maps = {stem_of(file): file for file in files if ending(file) == ".png"}
     if not files or len(photos) * 2 != len(files) or photos.keys() != label_maps.keys():
         return None
@@ -434,7 +369,8 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     others = sorted(entry.name for entry in entries if entry.name not in named)
     if named and others:
         raise ValueError(
-            f"{folder} has the splits {', '.join(named)} and beside them {_first(others)}; move all files into splits"
+            f"{folder} has the splits {', '.join(named)} and beside them {shortened(others)}; "
+            "move all files into splits"
         )
     by_split = {str(split_named(name)): folder / name for name in named}
     if len(by_split) < len(named):
@@ -442,187 +378,3 @@ def _split_folders(folder: Path) -> dict[str, Path]:
             raise ValueError(f"{folder} has {', '.join(named)}, two of which mean the same split; make them one")
         return {name.lower(): folder / name for name in named}  # train2014 and train2017, to be named in full
     return {split: by_split[split] for split in ("train", "validation", "test") if split in by_split}
-
-
-# Which belong together
-
-
-def _pair(split: Split, endings: tuple[str, ...]) -> Files:
-    """The relative paths of every image and its annotation, in the order of the images; None where there are none.
-
-    Where a list names images, others need no annotation, nor annotations an image.
-    """
-    images, annotations = split.images, split.annotations
-    pictures = [file for file in list_files(images) if ending(file) in IMAGE_ENDINGS]
-    if not pictures:
-        raise FileNotFoundError(f"no image under {images}; the endings of images are {' '.join(IMAGE_ENDINGS)}")
-    files = list_files(annotations) if annotations else []
-    exact = [file for file in files if ending(file) in endings]
-    side_by_side = annotations == images
-    naming = (
-        find_naming(map(stem_of, pictures), map(stem_of, exact), images, side_by_side) if annotations else PLAIN_NAMING
-    )
-    if side_by_side:
-        pictures = [file for file in pictures if key_of(stem_of(file), naming.label) is None]
-    photos, label_maps = _by_key(pictures, naming.photo), _by_key(exact, naming.label)
-    _prefer_exact(label_maps)
-    if split.names is not None:
-        listed = {stem for _, name in split.names[1] for stem in _stems_of(name, split)}
-        photos = {key: files for key, files in photos.items() if {key, os.path.basename(key)} & listed}
-        label_maps = {key: files for key, files in label_maps.items() if key in photos}
-        pictures = []
-    others = _by_key((file for file in files if ending(file) not in endings), naming.label)
-    alone = [key for key in photos if annotations and key not in label_maps]
-    problems = {
-        "image in files that differ only in their ending": [" and ".join(x) for x in photos.values() if len(x) > 1],
-        "annotation in files that differ only in their ending": [
-            " and ".join(x) for x in label_maps.values() if len(x) > 1
-        ],
-        "image without annotation": [photos[key][0] for key in alone if key not in others]
-        + [file for file in pictures if key_of(stem_of(file), naming.photo) is None],
-        "annotation without image": [label_maps[key][0] for key in label_maps if key not in photos],
-        "annotation in another form than PNG, BMP or TIFF, which alone keep class ids": [
-            others[key][0] for key in alone if key in others
-        ],
-    }
-    found = [f"{counted(len(names), *_of_kind(kind))} ({_first(names)})" for kind, names in problems.items() if names]
-    if found:
-        rule = "an image and its annotation have the same path and name, but for the ending"
-        raise ValueError(f"{images} and {annotations or 'no annotations'}: {'; '.join(found)}; {rule}")
-    return Files([(names[0], label_maps[key][0] if annotations else None) for key, names in photos.items()], naming)
-
-
-def _chosen(files: Files, split: Split) -> list[tuple[str, str | None]]:
-    """The pairs whose names a list has, in its order. Raises ValueError for names that are no file's."""
-    assert split.names is not None
-    file, lines = split.names
-    by_key = {key_of(stem_of(photo), files.naming.photo): (photo, label) for photo, label in files.pairs}
-    by_name: dict[str, list[tuple[str, str | None]]] = {}
-    for key, each in by_key.items():
-        by_name.setdefault(os.path.basename(str(key)), []).append(each)
-    chosen: list[tuple[str, str | None]] = []
-    gone: list[str] = []
-    for number, name in lines:
-        stem, bare = _stems_of(name, split)
-        named = by_name.get(bare, [])
-        pair = by_key.get(stem) or (named[0] if len(named) == 1 else None)
-        if pair is None:
-            gone.append(f"line {number}, {name!r}")
-        else:
-            chosen.append(pair)
-    if gone or not chosen:
-        what = f"{counted(len(gone), 'name')} of no image in {split.images} ({_first(gone)})" if gone else "no name"
-        raise ValueError(
-            f"{file} has {what}; a list has the name of an image in every line, with its ending or without"
-        )
-    return chosen
-
-
-def _stems_of(name: str, split: Split) -> tuple[str, str]:
-    """What a line of a list calls an image, below the folder of images and by itself."""
-    stem = stem_of(name) if ending(name) in IMAGE_ENDINGS else unicodedata.normalize("NFC", name)
-    stem = stem.replace("\\", "/").lstrip("./").removeprefix(f"{split.images.name}/")
-    return stem, os.path.basename(stem)
-
-
-def find_naming(
-    photos: Iterable[str], label_maps: Iterable[str], folder: Path, one_folder: bool = False, known_only: bool = False
-) -> Naming:
-    """How label maps are called after photos, by the names without endings: alike, if any is, or as most of them are.
-
-    Unless ``known_only``, an ending that all have is taken whatever it is.
-    Raises ValueError where two ways fit equally many.
-    """
-    photo_stems, label_stems = set(photos), sorted(set(label_maps))
-    if not one_folder and photo_stems.intersection(label_stems):
-        return PLAIN_NAMING
-    photo_keys = {form: {key_of(stem, form) for stem in photo_stems} for form in {naming.photo for naming in _NAMINGS}}
-    counts: dict[Naming, int] = {}
-    for naming in _NAMINGS:
-        keys = {key for stem in label_stems[:_MOST_COMPARED] if (key := key_of(stem, naming.label)) is not None}
-        if count := len(keys & photo_keys[naming.photo]):
-            counts[naming] = count
-    best = [naming for naming, count in counts.items() if count == max(counts.values())]
-    if len({naming.label for naming in best}) > 1 and not set(best) <= {*_CITYSCAPES}:
-        ways = " and ".join(naming.label.format("...") for naming in best[:2])
-        raise ValueError(
-            f"label maps of {folder} are called {ways}, equally often; move those elsewhere that are not meant"
-        )
-    return best[0] if best else PLAIN_NAMING if one_folder or known_only else _by_remainder(photo_stems, label_stems)
-
-
-def _by_remainder(photo_stems: set[str], label_stems: list[str]) -> Naming:
-    """The one ending of names that all photos have a label map with, as in a_instance_color_RGB for a."""
-    first = min(photo_stems, default="")
-    rests = [stem.removeprefix(first) for stem in label_stems if stem.startswith(first) and stem != first]
-    known = set(label_stems)
-    common = [rest for rest in rests if rest[0] in "_-. " and all(photo + rest in known for photo in photo_stems)]
-    return Naming("{}", "{}" + common[0]) if len(common) == 1 and first else PLAIN_NAMING
-
-
-def key_of(stem: str, form: str) -> str | None:
-    """The name that a file shares with its partner, by its name without ending; None if it has not this form."""
-    folder, name = os.path.split(stem)
-    before, _, after = form.partition("{}")
-    if not (name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)):
-        return None
-    return os.path.join(folder, name[len(before) : len(name) - len(after)])
-
-
-def _by_key(files: Iterable[str], form: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for file in files:
-        if (key := key_of(stem_of(file), form)) is not None:
-            found.setdefault(key, []).append(file)
-    return found
-
-
-def _prefer_exact(label_maps: dict[str, list[str]]) -> None:
-    """Where JPEG is allowed, a PNG beside it is the label map."""
-    for key, files in label_maps.items():
-        if exact := [file for file in files if ending(file) in EXACT_ENDINGS]:
-            label_maps[key] = exact
-
-
-def stem_of(file: str) -> str:
-    """A path without its ending; composed, as macOS writes an accent as a letter of its own."""
-    return unicodedata.normalize("NFC", os.path.splitext(file)[0])
-
-
-def ending(file: str) -> str:
-    """The ending of a path, in lower case."""
-    return os.path.splitext(file)[1].lower()
-
-
-def _of_kind(kind: str) -> tuple[str, str]:
-    """What is wrong with one file, and with several."""
-    noun, rest = kind.split(" ", 1)
-    return kind, f"{noun}s {rest}"
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(ending(file) in IMAGE_ENDINGS for file in list_files(folder))
-
-
-def list_files(folder: Path) -> list[str]:
-    """The paths of all files in here and deeper, relative, with "/", in lexicographic order."""
-    files = []
-    for entry in list_folder(folder):
-        if entry.is_dir():
-            files += [f"{entry.name}/{file}" for file in list_files(folder / entry.name)]
-        else:
-            files.append(entry.name)
-    return sorted(files)
-
-
-def list_folder(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder and not hidden, as macOS hides a ._x beside each x, nor left there by archives."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not (entry.name.startswith(".") or entry.name.lower() in _NOBODYS)]
-    except PermissionError as error:
-        raise PermissionError(f"folder {folder} cannot be listed; it must be readable to you") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from data.class_files import read_text
 from data.sources.columns import IMAGE_NAMES, LABEL_NAMES
 from data.splits import split_named
-from data.words import counted
+from data.words import counted, shortened
 
 LIST_ENDINGS = (".txt", ".csv", ".tsv", ".lst")
 _SPLIT_HEADS = {"split", "set", "subset", "partition", "fold"}
@@ -62,13 +62,12 @@ def _by_split(file: Path, base: Path, *kinds: Path) -> dict[str, Pairs]:
                 f"line {number} of {file} has {counted(len(cells), 'cell')}; others have {len(rows[0][1])}"
             )
         paths = [_find(cells[place], file, base, *kind) for place, kind in of_each]
-        gone += [f"line {number}, {cells[p]!r}" for p, path in zip((photo, label), paths, strict=True) if not path]
+        gone += [f"line {number}: {cells[p]!r}" for p, path in zip((photo, label), paths, strict=True) if not path]
         word = "" if split is None else split_named(cells[split]) or cells[split]
         found.setdefault(word, []).append((paths[0] or "", paths[1] or ""))
     if gone:
-        more = ", ..." if len(gone) > 3 else ""
         raise ValueError(
-            f"{file} names what is not there: {counted(len(gone), 'file')} ({'; '.join(gone[:3])}{more}); mend the list"
+            f"{file} names what is not there: {counted(len(gone), 'file')} ({shortened(gone)}); mend the list"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The label maps of photos that are segmented: which belongs to which, in the namings that data/layouts.py knows."""
+"""The label maps of photos that are segmented: which belongs to which, in the namings that data/pairing.py knows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.class_files import Classes, class_files_in, read_classes
-from data.layouts import (
-    EXACT_ENDINGS,
-    IMAGE_FOLDERS,
-    LABEL_FOLDERS,
-    PLAIN_NAMING,
-    ending,
-    find_naming,
-    key_of,
-    list_files,
-    stem_of,
-)
+from data.layouts import IMAGE_FOLDERS, LABEL_FOLDERS
+from data.pairing import EXACT_ENDINGS, PLAIN_NAMING, ending, find_naming, key_of, list_files, stem_of
 from data.splits import split_named
 from data.words import counted
 

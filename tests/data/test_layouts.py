@@ -178,13 +178,13 @@ def test_pairs_in_lists_of_voc_are_read(tmp_path: Path) -> None:
 def test_a_list_that_names_photos_that_are_gone_is_refused_by_line(tmp_path: Path) -> None:
     root = write(tmp_path, **PAIR)
     file = lines(root / "train.txt", "a", "gone", "lost")
-    assert f"{file} has 2 names of no image in {root}/images (line 2, 'gone', line 3, 'lost')" in refusal(root)
+    assert f"{file} has 2 names of no image in {root}/images (line 2: 'gone', line 3: 'lost')" in refusal(root)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (("image,mask", "a.png,b.png", "a.png,gone.png"), "names what is not there: 1 file (line 3, 'gone.png')"),
+        (("image,mask", "a.png,b.png", "a.png,gone.png"), "names what is not there: 1 file (line 3: 'gone.png')"),
         (("a.png,b.png", "a.png"), "has 1 column of files that are there (a.png,b.png)"),
         (("x,y", "a,b"), "has 0 columns of files that are there (x, y)"),
         (("a.png,b.png,b.png",), "has 3 columns of files that are there"),
