@@ -234,5 +234,8 @@ if __name__ == "__main__":
 
     for slow in ("numpy", "PIL.Image", "pyarrow.parquet", "safetensors.torch", "torch._dynamo", "torch.utils.data"):
         importlib.import_module(slow)
+    for slow in ("filelock", "yaml", "httpx2", "httpx"):  # of huggingface_hub, by its release
+        with suppress(ImportError):
+            importlib.import_module(slow)
     gc.freeze()  # so that no fork goes through it all
     _serve(socket.socket(fileno=int(sys.argv[1])))

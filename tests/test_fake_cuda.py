@@ -114,12 +114,11 @@ def test_every_weight_gets_the_gradient_that_autograd_gives_it(card: FakeCard, t
 # ------------------------------------------------------------------------------------------------------------ the step
 
 
-@pytest.mark.parametrize(("amp", "per_device_train_batch_size"), [("off", 4), ("bf16", 2), ("fp16", 4), ("fp16", 2)])
-def test_the_host_never_waits_inside_a_step(
-    card: FakeCard, amp: str, per_device_train_batch_size: int, tiny_config: SegformerConfig
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_the_host_never_waits_inside_a_step_of_two_parts(
+    card: FakeCard, amp: str, tiny_config: SegformerConfig
 ) -> None:
-    parts = {"per_device_train_batch_size": per_device_train_batch_size}
-    take_step(card, model_of(tiny_config), batch_of(4, 64, 96), amp=amp, **parts)
+    take_step(card, model_of(tiny_config), batch_of(4, 64, 96), amp=amp, per_device_train_batch_size=2)
     assert card.waits == []
 
 
@@ -129,10 +128,13 @@ def test_the_host_never_waits_inside_a_step(
     ("amp", "images", "most"),
     [("off", 2, 732), ("bf16", 2, 1170), ("fp16", 2, 1174), ("bf16", 16, 1482)],
 )
-def test_a_step_starts_no_more_kernels_than_it_did(card: FakeCard, amp: str, images: int, most: int) -> None:
+def test_a_step_starts_no_more_kernels_than_it_did_and_never_waits(
+    card: FakeCard, amp: str, images: int, most: int
+) -> None:
     model = model_of(VARIANTS["b0"](num_labels=150))
     take_step(card, model, batch_of(images, 512, 512), amp=amp, per_device_train_batch_size=images)
     assert len(card.launches) <= most
+    assert card.waits == []
 
 
 @pytest.mark.parametrize("amp", DTYPES)

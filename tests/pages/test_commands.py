@@ -2,10 +2,9 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 from markup import Markup
 from run_folders import write_run
@@ -14,8 +13,6 @@ from segformer.pages.__main__ import main
 from segformer.pages.comparison import load_runs, render_comparison
 from segformer.pages.record import RunRecord
 from segformer.pages.report import build_report, render_report
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +53,7 @@ def test_the_command_that_a_report_names_writes_it_again(folder: Path) -> None:
     named = re.search(r"python -m ([\w.]+) RUN", command)
     assert named
     page.unlink()
-    subprocess.run([sys.executable, "-m", named[1], folder], cwd=ROOT, check=True)
+    assert programs.run("-m", named[1], folder).returncode == 0
     assert page.exists()
 
 

@@ -119,7 +119,7 @@ def test_a_first_evaluation_that_is_cut_off_is_begun_again(words: list[str], tmp
 
 def test_a_second_interrupt_stops_at_once(words: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    long_steps = "--max-steps 9 --image-size 1024 --per-device-train-batch-size 4 --logging-steps 1 --save-steps 1"
+    long_steps = "--max-steps 9 --image-size 1024 --per-device-train-batch-size 2 --logging-steps 1 --save-steps 1"
     process = start([*words, *long_steps.split(), "--eval-steps", "9", "--output-dir", str(folder)])
     wait_until(process, lambda: len(log_of(folder)) >= 1)
     wait_until(process, lambda: 1 in find_checkpoints(folder))

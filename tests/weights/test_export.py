@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import math
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pytest
 import torch
 from PIL import Image
@@ -27,7 +27,6 @@ from segformer.weights.tracing import FoldedDecoder, resize
 
 pytestmark = pytest.mark.slow  # an export takes most of a minute
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PHOTO_SIZES = [(40, 64), (130, 77), (64, 96), (301, 250)]  # width, height; the model sees 96 x 64
 
 
@@ -204,8 +203,7 @@ def test_a_full_disk_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_the_command_tells_what_it_cannot_do_in_one_line(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "segformer.export", str(tmp_path), str(tmp_path / "model.pt2")]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    done = programs.run("-m", "segformer.export", tmp_path, tmp_path / "model.pt2")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("error: no config.json in ")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pytest
 import torch
 from PIL import Image
@@ -231,8 +231,7 @@ def test_a_stranger_s_file_is_refused_in_one_line(
     make: Callable[[Any, Path], Path], message: str, onnx: Any, photos: Path, tmp_path: Path
 ) -> None:
     path = make(onnx, tmp_path / "theirs.onnx")
-    words = [sys.executable, "infer.py", str(photos), "--checkpoint", str(path), "--output-dir", str(tmp_path / "out")]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    done = programs.run("infer.py", photos, "--checkpoint", path, "--output-dir", tmp_path / "out")
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1
     assert line.startswith("error: ")
