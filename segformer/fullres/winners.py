@@ -105,7 +105,7 @@ def _fill(classes: Tensor, number: Tensor, corners: Tensor, listed: Tensor, rows
     H, W = classes.shape[1:]
     width = listed.shape[1]
     step = max(1, _CELL_BYTES // (4 * width * corners.element_size()))
-    for pixels in (number.flatten() >= 0).nonzero()[:, 0].split(step):
+    for pixels in torch.split((number.flatten() >= 0).nonzero()[:, 0], step):
         cell = number.take(pixels)
         across, down = columns.weight.take(pixels % W), rows.weight.take(pixels // W % H)
         left, right = corners.index_select(0, cell).view(-1, 2, 2, width).unbind(2)  # (pixels, 2, width)
