@@ -31,6 +31,7 @@ _TELLING = ("ms", "images_per_second", "difference")  # of a row beside those of
 _HEADINGS = {
     "ms": "ours, ms",
     "peer_ms": "peer, ms",
+    "peers_memory": "the peer's memory",
     "seconds": "ours, s",
     "peer_seconds": "peer, s",
     "ratio": "times as fast",
