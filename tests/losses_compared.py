@@ -36,3 +36,9 @@ def assert_same(ours: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], to
     torch.testing.assert_close(ours[0].double(), expected[0], rtol=tolerance, atol=0)
     largest = expected[1].abs().max().item()
     torch.testing.assert_close(ours[1].double(), expected[1], rtol=0, atol=tolerance * largest)
+
+
+def assert_worked_out_in_float32(ours: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    """Of logits in lower precision: the loss is as exact as in float32, and the gradient rounded once, to theirs."""
+    torch.testing.assert_close(ours[0].double(), expected[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(ours[1].double(), expected[1], rtol=torch.finfo(ours[1].dtype).eps, atol=1e-6)

@@ -27,16 +27,19 @@ def winners_by_cells(small: Tensor, rows: Taps, columns: Taps) -> Tensor | None:
     winners = small.argmax(-1)  # (B, h, w)
     logits, corners = small.reshape(-1, small.shape[-1]), _corners(winners)
     won = winners.take(corners)
-    unlike = (won != won[0]).any(0).nonzero()[:, 0]
-    can_win = _candidates(logits, corners[:, unlike], won[:, unlike])
-    if can_win is None:
+    has_pixels = torch.zeros_like(winners, dtype=torch.bool)
+    has_pixels[:, rows.low[:, None], columns.low] = True
+    unlike = ((won != won[0]).any(0) & has_pixels.flatten()).nonzero()[:, 0]
+    found = _candidates(logits, corners[:, unlike], won[:, unlike])
+    if found is None:
         return None
+    can_win, counts = found
     classes = _to_pixels(winners, rows, columns)  # right where corners are alike
-    counts, width = can_win.sum(1), 1
+    width = 1
     while (counts > width).any():
         some = ((counts > width) & (counts <= 4 * width)).nonzero()[:, 0]
         width *= 4
-        listed, cells = _listed(can_win[some], width), unlike[some]
+        listed, cells = _listed(can_win[some], counts[some], width), unlike[some]
         number = torch.full_like(winners, -1).put_(cells, torch.arange(len(cells)))
         around = logits.take(corners[:, cells].t()[..., None] * logits.shape[1] + listed[:, None])
         _fill(classes, _to_pixels(number, rows, columns), around, listed, rows, columns)
@@ -57,21 +60,22 @@ def _to_pixels(values: Tensor, rows: Taps, columns: Taps) -> Tensor:
     return values.index_select(1, rows.low).index_select(2, columns.low)
 
 
-def _candidates(logits: Tensor, corners: Tensor, won: Tensor) -> Tensor | None:
-    """Which classes can win in a cell: of all logits, (N, K), and the places and winners of corners, (4, n) -> (n, K).
+def _candidates(logits: Tensor, corners: Tensor, won: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Which classes can win in a cell, (n, K), and how many, (n,); None as soon as they are too many.
 
-    None as soon as they are too many.
+    ``logits`` are those of all cells, (N, K); ``corners`` and ``won`` their places and winners at each corner, (4, n).
     """
     can_win = torch.empty(corners.shape[1], logits.shape[1], dtype=torch.bool)
+    counts = torch.zeros(corners.shape[1], dtype=torch.int64)
     rounding = 16 * torch.finfo(logits.dtype).eps * torch.stack(logits.aminmax()).abs().max()
-    step, count = max(1, _CELL_BYTES // (4 * logits[0].nbytes)), 0
+    step = max(1, _CELL_BYTES // (4 * logits[0].nbytes))
     for some in (slice(first, first + step) for first in range(0, len(can_win), step)):
         at_corners = logits.index_select(0, corners[:, some].flatten()).view(4, -1, logits.shape[1])
         can_win[some] = can_win_between(at_corners, won[:, some], rounding)
-        count += int(can_win[some].sum())
-        if count > _CANDIDATE_SHARE * logits.numel():
+        counts[some] = can_win[some].sum(1)
+        if counts.sum() > _CANDIDATE_SHARE * logits.numel():
             return None
-    return can_win
+    return can_win, counts
 
 
 def can_win_between(corners: Tensor, won: Tensor, rounding: Tensor | float) -> Tensor:
@@ -87,9 +91,8 @@ def can_win_between(corners: Tensor, won: Tensor, rounding: Tensor | float) -> T
     return can_win
 
 
-def _listed(can_win: Tensor, width: int) -> Tensor:
+def _listed(can_win: Tensor, counts: Tensor, width: int) -> Tensor:
     """The classes that (n, K) marks, in order, (n, width); the first stands once more where there are fewer."""
-    counts = can_win.sum(1)
     first = counts.cumsum(0) - counts
     cell, k = can_win.nonzero().unbind(1)
     listed = k[first, None].repeat(1, width)
