@@ -55,7 +55,8 @@ def _by_split(file: Path, base: Path, *kinds: Path) -> dict[str, Pairs]:
     photo, label, split, has_header = _columns(rows, file, base, *kinds)
     of_each = ((photo, kinds[:1]), (label, kinds[1:]))
     found: dict[str, Pairs] = {}
-    gone = []
+    label_maps: dict[str, str] = {}
+    gone, again = [], []
     for number, cells in rows[has_header:]:
         if len(cells) <= max(photo, label, split or 0):
             raise ValueError(
@@ -64,10 +65,18 @@ def _by_split(file: Path, base: Path, *kinds: Path) -> dict[str, Pairs]:
         paths = [_find(cells[place], file, base, *kind) for place, kind in of_each]
         gone += [f"line {number}: {cells[p]!r}" for p, path in zip((photo, label), paths, strict=True) if not path]
         word = "" if split is None else split_named(cells[split]) or cells[split]
-        found.setdefault(word, []).append((paths[0] or "", paths[1] or ""))
+        pair = paths[0] or "", paths[1] or ""
+        if label_maps.setdefault(*pair) != pair[1]:
+            again.append(f"line {number}: {cells[photo]!r}")
+        found.setdefault(word, []).append(pair)
     if gone:
         raise ValueError(
             f"{file} names what is not there: {counted(len(gone), 'file')} ({shortened(gone)}); mend the list"
+        )
+    if again:
+        raise ValueError(
+            f"{file} names another label map for the same photo than before in {counted(len(again), 'line')} "
+            f"({shortened(again)}); a photo has one label map: make one of the masks of its objects"
         )
     return found
 

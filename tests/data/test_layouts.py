@@ -189,13 +189,17 @@ def test_a_list_that_names_photos_that_are_gone_is_refused_by_line(tmp_path: Pat
         (("x,y", "a,b"), "has 0 columns of files that are there (x, y)"),
         (("a.png,b.png,b.png",), "has 3 columns of files that are there"),
         ((), "lists nothing"),
+        (
+            ("image,mask", "a.png,b.png", "a.png,c.png", "a.png,b.png", "a.png,c.png"),
+            "names another label map for the same photo than before in 2 lines (line 3: 'a.png', line 5: 'a.png')",
+        ),
         (("image,photo,mask", "a.png,a.png,b.png"), "has 3 columns of files that are there (image, photo, mask)"),
     ],
 )
 def test_lists_of_pairs_that_cannot_be_read_are_refused_by_file(
     text: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
-    write(tmp_path, a_d_png=50, b_d_png=3)
+    write(tmp_path, a_d_png=50, b_d_png=3, c_d_png=4)
     file = lines(tmp_path / "pairs.csv", *text)
     message = refusal(file)
     assert message.startswith(str(file)) or f" of {file} " in message
