@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ from data.shares import class_shares
 from data.sources.choice import named_classes
 from data.splits import EmptySplitError, NoSplitError
 from data.understanding import FIRST_ROWS, Flags, KnownLabels, Understanding, understand, understand_alike
-from data.words import counted
+from data.words import counted, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -100,12 +101,45 @@ def open_parts(settings: Settings, open_photo: OpenPhoto, recorded: RecordedLabe
     rows = rows.with_rule(labels.rule)
     rows[0]  # a photo that cannot be read is told of before anything is made
     if scored is None:
-        return Parts(*hold_out(rows, settings), labels)
+        return _warned(Parts(*hold_out(rows, settings), labels))
     if are_one:
         return Parts(rows, rows, labels)
     scored = scored.with_rule(labels.rule)
     scored[0]
-    return Parts(rows, scored, understand_alike(scored, labels))
+    return _warned(Parts(rows, scored, understand_alike(scored, labels)))
+
+
+def _warned(parts: Parts) -> Parts:
+    """The same, with a warning where rows that are trained on are scored, too.
+
+    All rows are compared by their places; the first of two splits by their bytes as well, for copies.
+    """
+    places = dict.fromkeys(_places(parts.train))
+    again = [place for place in _places(parts.evaluation) if place in places]
+    said = f"{len(again):,} of {counted(len(parts.evaluation), 'row')} to score"
+    if not again:
+        photos = dict(_first_photos(parts.train))
+        again = [f"{place} is {photos[photo]}" for photo, place in _first_photos(parts.evaluation) if photo in photos]
+        said = "copies of photos"
+    if not again:
+        return parts
+    remedy = "such scores say what is remembered, not what is recognised; python -m data.look names all such photos"
+    warnings = [*parts.labels.warnings, f"trained on as well as scored: {said} ({shortened(again)}); {remedy}"]
+    return parts._replace(labels=replace(parts.labels, warnings=warnings))
+
+
+def _places(rows: Pairs) -> Iterator[str]:
+    if isinstance(rows, Subset):
+        return (rows.dataset.where(row) for row in rows.indices)
+    return (rows.where(row) for row in range(len(rows)))
+
+
+def _first_photos(rows: Pairs) -> Iterator[tuple[bytes, str]]:
+    """The bytes of the first photos of a split, and their places; of parts of a split none."""
+    if isinstance(rows, SceneParse150):
+        for row in range(min(FIRST_ROWS, len(rows))):
+            if photo := rows.encoded(row)[0]:
+                yield photo, rows.where(row)
 
 
 def hold_out(rows: SceneParse150, settings: Settings) -> tuple[Subset[Any], Subset[Any]]:

@@ -20,7 +20,7 @@ def dataset(root: Path, train: int = 5, validation: int = 0, test: int = 0) -> P
         for number in range(count):
             for kind in ("images", "masks"):
                 (root / kind / split).mkdir(parents=True, exist_ok=True)
-            values = np.random.default_rng(number).integers(0, 2, (8, 9)).astype(np.uint8)
+            values = np.random.default_rng([len(split), number]).integers(0, 2, (8, 9)).astype(np.uint8)
             Image.fromarray(np.stack([values] * 3, -1)).save(root / f"images/{split}/{number}.png")
             if split != "test":
                 Image.fromarray(values).save(root / f"masks/{split}/{number}.png")
@@ -93,6 +93,36 @@ def test_label_maps_that_are_numbered_otherwise_where_they_are_scored_are_said(t
         Image.fromarray(np.asarray(Image.open(path)) + np.uint8(1)).save(path)
     warnings = parts(root, num_labels=3, eval_split="auto").labels.warnings
     assert warnings[1].startswith("label maps of validation hold 1 to 2 where those to train on hold 0 to 1: if they")
+
+
+SHARED = "such scores say what is remembered, not what is recognised; python -m data.look names all such photos"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"eval_split": "train"}, "5 of 5 rows to score (IN/images/train/0.png, IN/images/train/"),
+        ({"split": "train+validation", "eval_split": "auto"}, "2 of 2 rows to score (IN/images/val/0.png, "),
+        ({"eval_split": "train[80%:]"}, "1 of 1 row to score (IN/images/train/4.png); "),
+        ({"eval_split": "auto"}, "copies of photos (IN/images/val/0.png is IN/images/train/3.png); "),
+    ],
+    ids=str,
+)
+def test_rows_that_are_trained_on_and_scored_are_told_of(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    root = dataset(tmp_path, 5, 2)
+    (root / "images/val/0.png").write_bytes((root / "images/train/3.png").read_bytes())
+    found = parts(root, **settings).labels.warnings[-1]
+    assert found.replace(str(tmp_path), "IN").startswith(f"trained on as well as scored: {said}")
+    assert found.endswith(SHARED)
+
+
+def test_a_photo_listed_twice_is_told_of_when_both_sides_of_a_hold_out_have_it(tmp_path: Path) -> None:
+    dataset(tmp_path, 4)
+    listed = [f"images/train/{number}.png,masks/train/{number}.png\n" for number in range(4)]
+    (tmp_path / "rows.csv").write_text("".join(listed))
+    assert not any(SHARED in warning for warning in parts(tmp_path / "rows.csv").labels.warnings)
+    (tmp_path / "rows.csv").write_text("".join(listed * 3))
+    assert any(SHARED in warning for warning in parts(tmp_path / "rows.csv").labels.warnings)
 
 
 def test_an_evaluation_alone_takes_any_number_of_rows(tmp_path: Path) -> None:
