@@ -19,7 +19,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-_CHUNK_PIXELS = 2**16  # counted at a time: their numbers stay in a CPU's cache
+_CHUNK_PIXELS = 2**18  # counted at a time: few enough for a cache, many beside the cells of the matrix
 _NO_STRAY = 2**63 - 1
 
 

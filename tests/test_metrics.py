@@ -212,6 +212,20 @@ def test_maps_counted_one_by_one_in_batches_or_in_rows_give_the_same_counts() ->
     assert all(torch.equal(one, counts[0]) for one in counts)
 
 
+def test_many_pixels_are_counted_as_few_are_and_a_stray_among_the_last_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    predictions, labels = rng.integers(0, 6, (2, 600, 1001))  # more than are counted at a time, and no multiple of them
+    labels[rng.random(labels.shape) < 0.3] = 255
+    whole = ConfusionMatrix(6)
+    whole.update(predictions, labels)
+    assert torch.equal(whole.counts, count(predictions, labels, 6).counts)  # row by row
+    before = whole.counts.clone()
+    labels[-1, -1] = 7
+    with pytest.raises(ValueError, match="labels hold 7"):
+        whole.update(predictions, labels)
+    assert torch.equal(whole.counts, before)
+
+
 def test_counts_stand_by_label_then_prediction() -> None:
     matrix = count([np.array([2, 2, 1])], [np.array([0, 0, 1])], 3)
     assert matrix.counts.tolist() == [[0, 0, 2], [0, 1, 0], [0, 0, 0]]
