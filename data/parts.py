@@ -114,7 +114,7 @@ def _warned(parts: Parts) -> Parts:
 
     All rows are compared by their places; the first of two splits by their bytes as well, for copies.
     """
-    places = dict.fromkeys(_places(parts.train))
+    places = set(_places(parts.train))
     again = [place for place in _places(parts.evaluation) if place in places]
     said = f"{len(again):,} of {counted(len(parts.evaluation), 'row')} to score"
     if not again:

@@ -652,16 +652,17 @@ def test_of_a_long_name_the_end_is_seen_under_its_thumbnail(
         assert names.nth(2).locator("span").count() == 0
 
 
-def test_of_a_long_name_the_end_is_seen_above_its_photo(browser: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [390, 1280, 1440])
+def test_of_a_long_name_the_end_is_seen_above_its_photo(browser: Any, tmp_path: Path, width: int) -> None:
     photo = scene("all right")
-    photos = [PagePhoto(name, photo.photo, photo.label_map) for name in ("a" * 100 + "_0001.jpg", "short.jpg")]
-    with visit(browser, written(tmp_path / "page.html", photos), 390) as opened:
+    names = "a" * 100 + "_0001.jpg", "short.jpg"
+    photos = [PagePhoto(name, photo.photo, photo.label_map, photo.scores, photo.truth) for name in names]
+    with visit(browser, written(tmp_path / "page.html", photos), width) as opened:
         opened.page.locator('#stage[data-photo="0"]').wait_for()
-        end, button = (
-            opened.page.locator("#name span").nth(1).bounding_box(),
-            opened.page.locator("#next").bounding_box(),
-        )
-        assert end["x"] + end["width"] <= button["x"]
+        end = opened.page.locator("#name span").nth(1)
+        box, button = end.bounding_box(), opened.page.locator("#next").bounding_box()
+        assert box["x"] + box["width"] <= button["x"]
+        assert end.evaluate("(end) => end.scrollWidth <= end.clientWidth")  # nothing of it is left out
         opened.page.keyboard.press("ArrowRight")
         opened.page.locator('#stage[data-photo="1"]').wait_for()
         assert opened.page.locator("#name").inner_text() == "short.jpg"
