@@ -130,7 +130,8 @@ def _warned(parts: Parts) -> Parts:
 
 def _places(rows: Pairs) -> Iterator[str]:
     if isinstance(rows, Subset):
-        return (rows.dataset.where(row) for row in rows.indices)
+        whole: Any = rows.dataset
+        return (whole.where(row) for row in rows.indices)
     return (rows.where(row) for row in range(len(rows)))
 
 
