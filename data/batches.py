@@ -24,7 +24,7 @@ from data.augmentation.jitter import ColorJitter, mix, sample_generator
 from data.augmentation.paper import PaperAugmentation, pad_to
 from data.classes import IGNORE_INDEX
 from data.order import NO_ROW, Place, StepSampler
-from data.sceneparse import SceneParse150
+from data.sceneparse import SceneParse150, whole_and_rows
 
 _MOST_WORKERS = 16  # chosen unasked; each holds a few batches
 
@@ -218,9 +218,8 @@ class Samples(Dataset[Sample]):
 
     def name(self, row: int) -> str:
         """The file name of a row's photo."""
-        if isinstance(self.dataset, Subset):
-            return cast(SceneParse150, self.dataset.dataset).name(self.dataset.indices[row])
-        return self.dataset.name(row)
+        whole, rows = whole_and_rows(self.dataset)
+        return whole.name(rows[row])
 
     def seen(self, row: int) -> Image.Image:
         """The photo of a row, as far as it is scored."""

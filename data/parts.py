@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from data.decoding import OpenPhoto
 from data.labels import SCENE_PARSE_LABELS, LabelRule
-from data.sceneparse import SceneParse150, train_test_split
+from data.sceneparse import SceneParse150, train_test_split, whole_and_rows
 from data.shares import class_shares
 from data.sources.choice import named_classes
 from data.splits import EmptySplitError, NoSplitError
@@ -129,10 +129,8 @@ def _warned(parts: Parts) -> Parts:
 
 
 def _places(rows: Pairs) -> Iterator[str]:
-    if isinstance(rows, Subset):
-        whole: Any = rows.dataset
-        return (whole.where(row) for row in rows.indices)
-    return (rows.where(row) for row in range(len(rows)))
+    whole, chosen = whole_and_rows(rows)
+    return map(whole.where, chosen)
 
 
 def _first_photos(rows: Pairs) -> Iterator[tuple[bytes, str]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from copy import copy
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -149,6 +150,13 @@ def _places(part: SplitPart, sources: list[Rows]) -> list[tuple[Rows, int]]:
     starts = [0, *ends]
     found = ((bisect_right(ends, row), row) for row in part.rows(ends[-1]))
     return [(sources[i], row - starts[i]) for i, row in found]
+
+
+def whole_and_rows(part: SceneParse150 | Subset[Any]) -> tuple[SceneParse150, Sequence[int]]:
+    """The dataset that a part is of, which may be itself, and the part's rows in it."""
+    if isinstance(part, Subset):
+        return cast(SceneParse150, part.dataset), part.indices
+    return part, range(len(part))
 
 
 def train_test_split(

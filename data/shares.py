@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 
 from data.decoding import decode_label_map
 from data.labels import LabelRule
-from data.sceneparse import SceneParse150
+from data.sceneparse import SceneParse150, whole_and_rows
 from data.sources.cache import cache_folder, make_once
 
 _VERSION = 1  # of what a kept file means
@@ -144,11 +144,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
 
 def _annotations(dataset: SceneParse150 | Subset[Any]) -> Iterator[tuple[str, bytes]]:
     """Where every label map lies, and its bytes."""
-    chosen: Sequence[int]
-    if isinstance(dataset, Subset):
-        rows, chosen = cast(SceneParse150, dataset.dataset), dataset.indices
-    else:
-        rows, chosen = dataset, range(len(dataset))
+    rows, chosen = whole_and_rows(dataset)
     for row in chosen:
         annotation = rows.encoded(row)[1]
         if annotation is None:
