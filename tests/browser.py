@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,3 +84,12 @@ def visit(
         yield visited
     finally:
         context.close()
+
+
+def wait_until(page: Any, condition: str, given: Any = None, seconds: float = 30) -> None:
+    """Until a JavaScript condition holds. Looked at from outside: a page whose policy forbids ``eval`` cannot poll it,
+    as playwright's ``wait_for_function`` has it do."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition, given):
+        assert time.monotonic() < end, f"{condition} does not hold after {seconds} seconds (given {given!r})"
+        page.wait_for_timeout(20)

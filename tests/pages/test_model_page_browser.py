@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import Visit, chromium, needs_browser, visit
+from browser import Visit, chromium, needs_browser, visit, wait_until
 from PIL import Image
 from runtime import NAMES, sampled_segmenter
 from test_model_page import written
@@ -27,7 +27,7 @@ from segformer.weights.export import made_photo
 pytestmark = needs_browser
 SCRIPTS = ("model.js", "runtime.js")
 PROCESSOR = ImageProcessor(size=(48, 64), image_mean=(0.4, 0.5, 0.6), image_std=(0.2, 0.3, 0.4))
-WAIT_MS = 60_000  # for a model to be loaded or run, on a machine that does other things, too
+WAIT_SECONDS = 60  # for a model to be loaded or run, on a machine that does other things, too
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def says(page: Any, text: str) -> None:
-    page.wait_for_function(
-        "text => document.getElementById('status').textContent.includes(text)", arg=text, timeout=WAIT_MS
-    )
+    wait_until(page, "text => document.getElementById('status').textContent.includes(text)", text, seconds=WAIT_SECONDS)
 
 
 @contextmanager
@@ -192,7 +190,7 @@ def test_several_photos_are_taken_and_a_file_that_is_none_is_named(browser: Any,
         page.set_input_files("#files", tmp_path / "notes.png")
         says(page, "notes.png: this browser cannot read it as a photo")
         page.keyboard.press("ArrowLeft")
-        page.wait_for_function("document.getElementById('name').textContent === 'a.png'")
+        wait_until(page, "document.getElementById('name').textContent === 'a.png'")
 
 
 def test_a_photo_is_dropped_anywhere_on_the_page(browser: Any, site: Path, tmp_path: Path) -> None:
