@@ -30,7 +30,7 @@ def _printed(notebook: Any) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
 
 
-def _run(path: Path, tmp_path_factory: pytest.TempPathFactory, steps: int = 120) -> Any:
+def _run(path: Path, tmp_path_factory: pytest.TempPathFactory, steps: int = 60) -> Any:
     """A notebook after all of its cells ran, with fewer steps, in a clone of its own and without the Hub."""
     clone = tmp_path_factory.mktemp("clone")
     (clone / "docs").mkdir()
@@ -59,8 +59,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_the_model_of_the_notebook_learns(ran: Any) -> None:
     steps = re.findall(r"step \d+: loss ([\d.]+), mean IoU ([\d.]+)", _printed(ran))
     losses, scores = zip(*((float(loss), float(score)) for loss, score in steps), strict=True)
-    assert losses[-1] < 2  # from 5, the logarithm of the number of classes
-    assert scores[-1] > max(0.15, scores[0])
+    assert losses[-1] < 3  # from 5, the logarithm of the number of classes
+    assert scores[-1] > max(0.12, scores[0])
 
 
 def test_the_step_of_the_notebook_has_the_loss_of_train_step(ran: Any) -> None:
@@ -74,7 +74,7 @@ def test_prediction_by_hand_is_that_of_the_segmenter(ran: Any) -> None:
 
 
 def test_the_other_language_runs_through_too(ran: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
-    other = _run(NOTEBOOKS[1], tmp_path_factory, steps=12)  # for its code is the same
+    other = _run(NOTEBOOKS[1], tmp_path_factory, steps=2)  # for its code is the same
     assert re.findall(r"loss ([\d.]+) here", _printed(other))
     kinds = [
         [sorted({output.output_type for output in cell.get("outputs", [])}) for cell in each.cells]
