@@ -14,7 +14,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ from numpy.typing import NDArray
 
 from data.class_files import Classes
 from data.classes import IGNORE_INDEX
-from data.decoding import decode_pair
-from data.labels import LabelRule
+from data.decoding import StoredMap, decode_pair
+from data.labels import Colour, LabelRule
 from data.truths import classes_of, pair_photos
+from data.understanding import FIRST_ROWS, Held, check_palettes, without_greys
 from segformer import Segmenter, command
 from segformer.command import DEFAULT_CHECKPOINT, newest_run, parse_arguments
 from segformer.predictions import Segmented
@@ -51,24 +54,41 @@ def open_truths(label_maps: Mapping[Path, Path], source: str, segmenter: Segment
             raise ValueError(f"--binary-masks has two classes, and {source} {segmenter.model.config.num_labels}")
         return Truths(label_maps, LabelRule(2, False, binary=True), True)
     rule, is_known = label_rule_of(source, segmenter)
-    if label_maps and (classes := classes_of(next(iter(label_maps.values())).parent)):
-        check_classes(classes, segmenter.model.config.id2label, rule)
+    if label_maps:
+        folder, held = next(iter(label_maps.values())).parent, _first_held(label_maps, rule)
+        if not rule.colours:
+            check_palettes(str(folder), held)
+        if classes := classes_of(folder):
+            check_classes(classes, segmenter.model.config.id2label, rule, without_greys(held.palette))
     return Truths(label_maps, rule, is_known)
 
 
-def check_classes(classes: Classes, id2label: Mapping[int, str], rule: LabelRule) -> None:
-    """Raise ValueError where a class file means other classes than a model by the same numbers or colours."""
+def _first_held(label_maps: Mapping[Path, Path], rule: LabelRule) -> Held:
+    held = Held()
+    for path in islice(label_maps.values(), FIRST_ROWS):
+        with suppress(ValueError, OSError):  # which is told with its photo
+            held.add(StoredMap(path.read_bytes(), str(path), rule.binary), str(path))
+    return held
+
+
+def check_classes(
+    classes: Classes, id2label: Mapping[int, str], rule: LabelRule, palette: Mapping[int, Colour] | None = None
+) -> None:
+    """Raise ValueError where a class file means other classes than a model by the same numbers or colours.
+
+    ``palette`` has the colours of the numbers that label maps hold, where they are drawn in some.
+    """
     held = {name.strip().casefold() for name in id2label.values()}
-    stored: tuple[Any, ...]
-    raw_of: dict[Any, int | None]
+    by_colour = dict(zip(classes.colours or (), classes.names, strict=False))
+    said: list[tuple[Any, str]]
     if rule.colours:
-        stored, raw_of = classes.colours or (), dict(rule.colours)
-    elif classes.numbers or not classes.colours:  # a list of names is in the order of its numbers
-        stored = classes.numbers or tuple(range(rule.reduce_labels, len(classes.names) + rule.reduce_labels))
-        raw_of = {number: rule.meaning(number) for number in stored}
+        said, raw_of = list(by_colour.items()), dict[Any, int | None](rule.colours)
     else:
-        return
-    for name, value in zip(classes.names, stored, strict=False):
+        said = [(value, by_colour[colour]) for value, colour in (palette or {}).items() if colour in by_colour]
+        if not said and (classes.numbers or not classes.colours):  # a list of names is in the order of its numbers
+            said = list(zip(classes.numbers or range(rule.reduce_labels, 256), classes.names, strict=False))
+        raw_of = {value: rule.meaning(value) for value, _ in said}
+    for value, name in said:
         raw = raw_of.get(value)
         k = IGNORE_INDEX if raw is None else rule.class_of(raw)
         if k != IGNORE_INDEX and name.strip().casefold() in held - {id2label[k].strip().casefold()}:

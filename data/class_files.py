@@ -178,9 +178,12 @@ def _from_lines(text: str) -> list[Entry]:
                 return entries
     if len(bare) == 1 and "," in bare[0]:
         return [Entry(name.strip()) for name in bare[0].split(",")]
-    return [Entry(line) for line in lines]
+    if bare[:2] == _LABELME:
+        return [Entry(line) for line in bare[1:]]
+    return [Entry(line) for line in lines if not line.startswith("#")]
 
 
+_LABELME = ["__ignore__", "_background_"]  # how its labels.txt begins, whose ids count from -1
 _RGB = r"\d+[\s,;]+\d+[\s,;]+\d+"
 _NAME_AND_ID = r"(.*[^\d\s,:;=])[\s,:;=]+(\d+)"
 _LINES: tuple[tuple[str, Callable[[re.Match[str]], Entry]], ...] = (

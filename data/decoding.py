@@ -89,12 +89,14 @@ class StoredMap:
     """
 
     def __init__(self, encoded: bytes, where: str, binary: bool = False) -> None:
-        self._what = f"annotation of {where}"
+        self._what, self._binary = f"annotation of {where}", binary
         formats = (*_LABEL_FORMATS, *_MASK_FORMATS) if binary else _LABEL_FORMATS
         with _opened(encoded, self._what, formats) as stored:
             self.mode, raw_mode = stored.mode, _raw_mode(stored)
             if raw_mode.endswith("I") and ";" in raw_mode:
                 raise ValueError(f"stored inverted, as {raw_mode}")
+            if self.mode == "L" and "X" in raw_mode:
+                raise ValueError(f"more than one band, as {raw_mode}; save the one that holds the class ids")
             if self.mode.startswith("RGB") and ";16" in raw_mode:
                 raise ValueError("16 bits a channel, of which half would be lost; save one channel of 8 or 16 bits")
             if (pages := getattr(stored, "n_frames", 1)) > 1:
@@ -136,8 +138,12 @@ class StoredMap:
 
     @property
     def is_black_on_white(self) -> bool:
-        """Whether a palette has white before black, as Pillow makes it for a mask of both, so that indices mislead."""
-        return self._picture.mode == "P" and _is_white_first(self._picture.getpalette() or [])
+        """Whether a palette has white before black, as Pillow makes it for a mask of both, so that indices mislead.
+
+        In binary masks, so has any other colour before black: the background is black.
+        """
+        levels = self._picture.getpalette() or [] if self._picture.mode == "P" else []
+        return _is_white_first(levels) or (self._binary and any(levels[:3]) and not any(levels[3:]))
 
     def colours(self) -> NDArray[np.uint32]:
         """The colour of every pixel, (H, W), packed as r + 256 g + 65536 b. Raises ValueError for deep masks."""
@@ -166,7 +172,19 @@ class StoredMap:
         values = np.asarray(self._picture)
         if self.is_black_on_white:
             return (values == 0).view(np.uint8)
+        if self._binary and any(colour == (0, 0, 0) for colour in (self.palette or [])[1:]):
+            self._check_background(values)
         return values // self._step if self._step > 1 else values
+
+    def _check_background(self, values: NDArray[Any]) -> None:
+        """Refuse a palette that draws the background of a mask in a colour, and an object in black."""
+        colours = dict(enumerate(self.palette or []))
+        black = [value for value in np.unique(values).tolist() if colours.get(value) == (0, 0, 0)]
+        if black and colours[0] != (0, 0, 0):
+            raise ValueError(
+                f"{self._what} has a palette that draws 0, the background, in {colours[0]} and {black[0]} in black; "
+                "save it as grey, with 0 for the background"
+            )
 
     def _some_colours(self) -> str:
         codes, counts = np.unique(self.colours(), return_counts=True)
@@ -260,7 +278,14 @@ def _opened(encoded: bytes, what: str, formats: tuple[str, ...]) -> Iterator[Ima
         raise ValueError(f"{what} is too large ({error}); make it smaller") from error
     except Exception as error:  # Pillow's decoders raise what they like for damaged files
         said = str(error) if isinstance(error, ValueError) else type(error).__name__
-        hint = f"; it must be {' or '.join(formats)}" if isinstance(error, UnidentifiedImageError) else ""
+        hint = ""
+        if isinstance(error, UnidentifiedImageError):
+            is_tiff = "TIFF" in formats and encoded[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+            hint = (
+                "; it is a TIFF of a form that Pillow does not know, such as numbers of 64 bits: save it with 8 or 16"
+                if is_tiff
+                else f"; it must be {' or '.join(formats)}"
+            )
         raise ValueError(f"{what} does not decode ({said}){hint}") from error
 
 

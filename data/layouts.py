@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.class_files import class_files_in
-from data.lists import LIST_ENDINGS, Pairs, listed_by_split, listed_names, listed_pairs, names_files
+from data.lists import LIST_ENDINGS, Pairs, listed_by_split, listed_names, names_files
 from data.pairing import (
     EXACT_ENDINGS,
     IMAGE_ENDINGS,
@@ -200,9 +200,8 @@ def _by_kind(base: Path, images: Path, labels: Path) -> Layout:
             lists = {}
         if not lists:
             return Layout(base, about, {"train": Split(images, labels)})
-        names = ", ".join(str(file.relative_to(base)) for file in lists.values())
-        about = f"photos in {images.name}/, label maps in {labels.name}/, splits by {names}"
-        return Layout(base, about, {split: _listed(base, file, images, labels) for split, file in lists.items()})
+        about = f"photos in {images.name}/, label maps in {labels.name}/, splits by {_called(lists, base)}"
+        return Layout(base, about, _splits_of(lists, base, images, labels))
     if not label_maps or not set(label_maps) <= set(photos):
         raise ValueError(
             f"{images} has the splits {', '.join(photos)}, but {labels} has {', '.join(label_maps) or 'none'}; "
@@ -244,7 +243,16 @@ def _by_split(base: Path) -> Layout | None:
         said.append(how)
     if all(split.annotations is None for split in splits.values()):
         return None
+    strange = [name for name, folder in folders.items() if not split_named(name) and _has_kinds(folder)]
+    if strange:
+        said.append(f"{shortened(strange)} passed over: no name of a split, such as train, validation or test")
     return Layout(base, "; ".join(said), {s: splits[s] for s in ("train", "validation", "test") if s in splits})
+
+
+def _has_kinds(folder: Path) -> bool:
+    """Whether there are folders of photos and of label maps in here."""
+    names = {entry.name.lower() for entry in list_folder(folder) if entry.is_dir()}
+    return not (names.isdisjoint(IMAGE_FOLDERS) or names.isdisjoint(LABEL_FOLDERS))
 
 
 def _holds_images(folder: Path) -> bool:
@@ -325,14 +333,13 @@ def _by_pair_lists(base: Path) -> Layout | None:
     lists = _lists(base) if base.is_dir() else {}
     if not lists:
         return None
-    splits = {split: Split(base, base, None, listed_pairs(file, base)) for split, file in lists.items()}
-    return Layout(base, f"pairs by {', '.join(str(file.relative_to(base)) for file in lists.values())}", splits)
+    return Layout(base, f"pairs by {_called(lists, base)}", _splits_of(lists, base))
 
 
 def list_layout(file: Path) -> Layout:
     """The layout that a list of pairs is by itself, with its splits if a column tells them."""
-    splits = {split: Split(file.parent, file.parent, None, pairs) for split, pairs in listed_by_split(file).items()}
-    return Layout(file.parent, f"pairs by {file.name}", splits)
+    split = split_named(file.stem) or "train"
+    return Layout(file.parent, f"pairs by {file.name}", _splits_of({split: file}, file.parent))
 
 
 def _lists(base: Path) -> dict[str, Path]:
@@ -355,11 +362,29 @@ def _lists(base: Path) -> dict[str, Path]:
     return {}
 
 
-def _listed(base: Path, file: Path, images: Path, labels: Path) -> Split:
-    names = listed_names(file)
-    if names is None:
-        return Split(base, base, None, listed_pairs(file, base, images, labels))
-    return Split(images, labels, (file, names))
+def _called(lists: dict[str, Path], base: Path) -> str:
+    return ", ".join(str(file.relative_to(base)) for file in lists.values())
+
+
+def _splits_of(lists: dict[str, Path], base: Path, *kinds: Path) -> dict[str, Split]:
+    """The splits of lists, each by the file that is called after it or, in a list of all pairs, by a column.
+
+    Raises ValueError for a list of one split that has rows of another.
+    """
+    found: dict[str, Split] = {}
+    for split, file in lists.items():
+        if kinds and (names := listed_names(file)) is not None:
+            found[split] = Split(kinds[0], kinds[1], (file, names))
+            continue
+        by_split = listed_by_split(file, base, *kinds)
+        if len(lists) > 1 and set(by_split) - {"", split}:
+            others = ", ".join(sorted(set(by_split) - {"", split}))
+            raise ValueError(
+                f"{file} is the list of {split}, and its column of splits has {others}; keep one list of all pairs, or "
+                "take that column out"
+            )
+        found |= {told or split: Split(base, base, None, pairs) for told, pairs in by_split.items()}
+    return found
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:

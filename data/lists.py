@@ -35,22 +35,13 @@ def names_files(file: Path, base: Path, *kinds: Path) -> bool:
     return not is_table or any(_find(cell, file, base, *kinds) for _, cells in rows for cell in cells)
 
 
-def listed_pairs(file: Path, base: Path, *kinds: Path) -> Pairs:
-    """The pairs of paths in a list, from ``base`` or the folders of photos and of label maps in it, if there are any.
+def listed_by_split(file: Path, base: Path, *kinds: Path) -> dict[str, Pairs]:
+    """The pairs of paths in a list by the split that a column tells, or all of "" without such a column.
 
-    They are relative to ``base`` where they lie there. Raises ValueError for columns that cannot be told and, with
-    their lines, for files that are gone.
+    They are paths from ``base`` or the folders of photos and of label maps in it, if there are any, and relative to
+    ``base`` where they lie there. Raises ValueError for columns that cannot be told and, with their lines, for files
+    that are gone.
     """
-    return [pair for pairs in _by_split(file, base, *kinds).values() for pair in pairs]
-
-
-def listed_by_split(file: Path) -> dict[str, Pairs]:
-    """The pairs of a list by the split that a column of it tells; without one, by its name, or all as train."""
-    found = _by_split(file, file.parent)
-    return {split or split_named(file.stem) or "train": pairs for split, pairs in found.items()}
-
-
-def _by_split(file: Path, base: Path, *kinds: Path) -> dict[str, Pairs]:
     rows = _rows(file)
     photo, label, split, has_header = _columns(rows, file, base, *kinds)
     of_each = ((photo, kinds[:1]), (label, kinds[1:]))

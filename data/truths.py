@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from data.class_files import Classes, class_files_in, read_classes
 from data.layouts import IMAGE_FOLDERS, LABEL_FOLDERS
-from data.pairing import EXACT_ENDINGS, PLAIN_NAMING, ending, find_naming, key_of, list_files, stem_of
+from data.pairing import EXACT_ENDINGS, IMAGE_ENDINGS, PLAIN_NAMING, ending, find_naming, key_of, list_files, stem_of
 from data.splits import split_named
 from data.words import counted
 
@@ -42,8 +42,12 @@ def pair_photos(folder: Path, photos: Sequence[Path]) -> Paired:
     places = {photo: Path(os.path.abspath(photo)) for photo in photos}
     listed = list_files(folder)
     results = {os.path.dirname(file) for file in listed if os.path.basename(file) == SEGMENTS_NAME}  # of earlier runs
-    listed = [file for file in listed if ending(file) in EXACT_ENDINGS and os.path.dirname(file) not in results]
+    listed = [file for file in listed if ending(file) in IMAGE_ENDINGS and os.path.dirname(file) not in results]
     files = {Path(os.path.abspath(folder / file)): file for file in listed}
+    if exact := {path: file for path, file in files.items() if ending(file) in EXACT_ENDINGS}:
+        files = exact
+    elif not files.keys().isdisjoint(places.values()):  # photos alone; else masks as JPEG, which --binary-masks reads
+        files = {}
     stems = {stem_of(photo.name) for photo in photos}
     others = {path: file for path, file in files.items() if path not in places.values()}
     together = len(others) < len(files) and stems.isdisjoint(stem_of(path.name) for path in others)

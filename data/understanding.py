@@ -75,6 +75,29 @@ class Held:
     clash: str = ""  # of two palettes
     white_first: str = ""  # where a palette first has white before black
 
+    def add(self, stored: StoredMap, where: str) -> None:
+        """Count one more label map. Raises ValueError for one that has neither numbers nor colours."""
+        self.bilevel &= stored.mode == "1"
+        if stored.is_coloured:
+            codes, counts = np.unique(stored.colours(), return_counts=True)
+            self.colours.update(dict(zip(map(colour_of, codes.tolist()), counts.tolist(), strict=True)))
+            self.coloured = self.coloured or where
+            return
+        found, counts = np.unique(stored.values(), return_counts=True)
+        values = dict(zip(map(int, found), counts.tolist(), strict=True))  # of one bit, they are True and False
+        self.values.update(values)
+        palette = stored.palette
+        if stored.is_black_on_white:
+            self.white_first = self.white_first or where
+        for value, count in values.items():
+            shade = min(max(int(value), 0), 255)
+            colour = (shade, shade, shade) if palette is None else palette[value] if value < len(palette) else (0, 0, 0)
+            self.colours[colour] += count
+            if palette is not None:
+                known = self.palette.setdefault(value, colour)
+                if known != colour and not self.clash:
+                    self.clash = f"palette index {value} is {known} in one and {colour} in {where}"
+
 
 @dataclass(frozen=True)
 class Understanding:
@@ -99,16 +122,10 @@ def understand(dataset: SceneParse150, flags: Flags = NOTHING_SAID, rows: int = 
     known = _known(dataset, classes, flags)
     if known:
         classes = Classes(known.source, known.names)
-    if known and replace(flags, known=None) == NOTHING_SAID and bool(known.rule.colours) == bool(held.coloured):
-        found = Understanding(known.rule, dict(enumerate(known.names)))
-        _check_values(dataset, held, found.rule)
-    elif _is_scene_parse(dataset, held, classes, flags):
-        found = Understanding(_scene_parse_rule(flags), ID2LABEL)
-        _check_values(dataset, held, found.rule)
-    elif held.coloured or _by_palette(held, classes):
-        found = _by_colour(dataset, held, classes, flags)
-    else:
-        found = _by_value(dataset, held, classes, flags, beside is not None)
+    try:
+        found = _read_as(dataset, held, classes, replace(flags, known=known), beside is not None)
+    except ValueError as error:
+        raise ValueError("; ".join([str(error), *passed_over])) from error
     _check_that_there_is_a_choice(found)
     about = f"; {dataset.about}" if dataset.about else ""
     lines = [f"{dataset.source}, {dataset.split}: {counted(len(dataset), 'row')}{about}"]
@@ -121,6 +138,28 @@ def understand(dataset: SceneParse150, flags: Flags = NOTHING_SAID, rows: int = 
         lines.append(f"palettes of white and black, as in {held.white_first}, are read as seen: black is 0, white is 1")
     warnings = [*passed_over, *found.warnings, *_check_rows(dataset, found, held)]
     return replace(found, lines=lines, warnings=warnings, held=held)
+
+
+def _read_as(
+    dataset: SceneParse150, held: Held, classes: Classes | None, flags: Flags, is_beside: bool
+) -> Understanding:
+    """The rule and the names, by whoever has the first say."""
+    known = flags.known
+    if known and flags == Flags(known=known) and _are_stored_alike(known.rule, held):
+        found = Understanding(known.rule, dict(enumerate(known.names)))
+    elif _is_scene_parse(dataset, held, classes, flags):
+        found = Understanding(_scene_parse_rule(flags), ID2LABEL)
+    elif held.coloured or _by_palette(dataset, held, classes, flags):
+        return _by_colour(dataset, held, classes, flags)
+    else:
+        if not flags.binary:
+            check_palettes(dataset.source, held)
+        return _by_value(dataset, held, classes, flags, is_beside)
+    if not found.rule.colours:
+        _check_values(dataset, held, found.rule)
+        if not found.rule.binary:
+            check_palettes(dataset.source, held)
+    return found
 
 
 def understand_alike(dataset: SceneParse150, found: Understanding) -> Understanding:
@@ -157,6 +196,15 @@ def palettes_clash(one: Mapping[int, Colour], other: Mapping[int, Colour]) -> st
     return "" if index is None else f"palette index {index} is {one[index]} elsewhere and {other[index]} here"
 
 
+def check_palettes(source: str, held: Held) -> None:
+    """Raise ValueError for palettes that differ, where indices are to be class ids."""
+    if held.clash:
+        raise ValueError(
+            f"label maps of {source} have palettes that differ, so that indices are no class ids: {held.clash}; give "
+            "the colours of the classes in a class_dict.csv beside the data, or as --label-names"
+        )
+
+
 def write_class_file(dataset: SceneParse150, path: Path, rows: int = FIRST_ROWS) -> Path:
     """Write a class_dict.csv of the colours in the first label maps, whose names are to be filled in."""
     path.write_text(ready_made(look(dataset, rows).colours), encoding="utf-8")
@@ -164,43 +212,30 @@ def write_class_file(dataset: SceneParse150, path: Path, rows: int = FIRST_ROWS)
 
 
 def look(dataset: SceneParse150, rows: int = FIRST_ROWS, binary: bool = False) -> Held:
-    """What the first label maps hold. Raises ValueError for one that does not decode."""
+    """What the first label maps hold, and further ones as long as that is 0 alone, which tells nothing.
+
+    Raises ValueError for one that does not decode.
+    """
     held = Held()
-    for row in range(min(rows, len(dataset))):
+    for row in range(len(dataset)):
+        if row >= rows and (held.coloured or set(held.values) != {0}):
+            break
         encoded = dataset.encoded(row)[1]
         if encoded is not None:
             held.rows += 1
-            _add(held, StoredMap(encoded, dataset.where(row), binary), dataset.where(row))
+            held.add(StoredMap(encoded, dataset.where(row), binary), dataset.where(row))
     return held
-
-
-def _add(held: Held, stored: StoredMap, where: str) -> None:
-    held.bilevel &= stored.mode == "1"
-    if stored.is_coloured:
-        codes, counts = np.unique(stored.colours(), return_counts=True)
-        held.colours.update(dict(zip(map(colour_of, codes.tolist()), counts.tolist(), strict=True)))
-        held.coloured = held.coloured or where
-        return
-    found, counts = np.unique(stored.values(), return_counts=True)
-    values = dict(zip(found.tolist(), counts.tolist(), strict=True))
-    held.values.update(values)
-    palette = stored.palette
-    if stored.is_black_on_white:
-        held.white_first = held.white_first or where
-    for value, count in values.items():
-        shade = min(max(int(value), 0), 255)
-        colour = (shade, shade, shade) if palette is None else palette[value] if value < len(palette) else (0, 0, 0)
-        held.colours[colour] += count
-        if palette is not None:
-            known = held.palette.setdefault(value, colour)
-            if known != colour and not held.clash:
-                held.clash = f"palette index {value} is {known} in one and {colour} in {where}"
 
 
 def _known(dataset: SceneParse150, classes: Classes | None, flags: Flags) -> KnownLabels | None:
     """What the model was trained on, where neither flags nor the data name the classes."""
     is_said = classes or dataset.values or flags.binary or flags.num_labels is not None
     return None if is_said else flags.known
+
+
+def _are_stored_alike(rule: LabelRule, held: Held) -> bool:
+    """Whether label maps have colours, in their palettes if not in their pixels, where a rule is one of colours."""
+    return bool(rule.colours) == bool(held.coloured or (rule.colours and without_greys(held.palette)))
 
 
 def _check_that_there_is_a_choice(found: Understanding) -> None:
@@ -241,13 +276,23 @@ def _scene_parse_rule(flags: Flags) -> LabelRule:
 # Colours
 
 
-def _by_palette(held: Held, classes: Classes | None) -> bool:
-    """Whether palettes hold the colours of a class file, whatever the indices are."""
-    if classes is None or classes.colours is None or not held.values:
+def _by_palette(dataset: SceneParse150, held: Held, classes: Classes | None, flags: Flags) -> bool:
+    """Whether palettes hold the colours of a class file, whatever the indices are.
+
+    Raises ValueError where they hold some of them, beside others.
+    """
+    if flags.binary or classes is None or classes.colours is None or not held.values:
         return False
     known = set(classes.colours)
-    used = [held.palette.get(value, (value,) * 3) for value in held.values if value != IGNORE_INDEX]
-    return all(colour in known for colour in used)
+    used = {value: held.palette.get(value, (value,) * 3) for value in held.values if value != IGNORE_INDEX}
+    lacking = {value: colour for value, colour in used.items() if colour not in known}
+    if lacking and without_greys(held.palette) and not known.isdisjoint(set(used.values()) - {(0, 0, 0)}):
+        value, colour = min(lacking.items())
+        raise ValueError(
+            f"label maps of {dataset.source} have palettes of colours in {classes.source}, which lacks {colour} of "
+            f"index {value}: add a line for it, as a class or as void, or take the colours out if indices are the ids"
+        )
+    return not lacking
 
 
 def _by_colour(dataset: SceneParse150, held: Held, classes: Classes | None, flags: Flags) -> Understanding:
@@ -257,6 +302,11 @@ def _by_colour(dataset: SceneParse150, held: Held, classes: Classes | None, flag
         )
     if classes is None or classes.colours is None:
         raise ValueError(_colours_without_names(dataset, held, classes))
+    if flags.ignore_index not in (None, IGNORE_INDEX):
+        raise ValueError(
+            f"--ignore-index is {flags.ignore_index}, a number, but these label maps are read by their colours: call "
+            f"what is to be ignored void in {classes.source}, and leave the flag out"
+        )
     names, colours = list(classes.names), list(classes.colours)
     left_out = [flags.reduce_labels is True and i == 0 for i in range(len(names))]
     ignored = [_is_void(name) or out for name, out in zip(names, left_out, strict=True)]
@@ -297,11 +347,6 @@ def _colours_without_names(dataset: SceneParse150, held: Held, classes: Classes 
 def _by_value(
     dataset: SceneParse150, held: Held, classes: Classes | None, flags: Flags, is_beside: bool
 ) -> Understanding:
-    if held.clash and not flags.binary:
-        raise ValueError(
-            f"label maps of {dataset.source} have palettes that differ, so that indices are no class ids: {held.clash}"
-            "; give the colours of the classes in a class_dict.csv beside the data, or as --label-names"
-        )
     if dataset.values and (flags.classes is None and flags.num_labels in (None, len(dataset.class_names))):
         return _by_table(dataset, flags)
     if _are_binary(dataset, held, classes, flags):
@@ -317,7 +362,8 @@ def _by_value(
         return _by_ids(dataset, held, classes, flags)
     names = list(classes.names) if classes else [f"LABEL_{k}" for k in range(flags.num_labels or 0)]
     reduced = _is_reduced(dataset, held, classes, names, flags, is_beside)
-    if reduced and (_is_void(names[0]) or _is_background(names[0])) and (classes is None or classes.first_id != 1):
+    is_other = _is_void(names[0]) or (_is_background(names[0]) and len(names) not in held.values)
+    if reduced and is_other and (classes is None or classes.first_id != 1):
         names = names[1:]  # of the 0 that is left out
     ignored = _ignored(names, reduced, flags)
     while len(names) > 1 and flags.ignore_index is None and _is_void(names[-1]):
@@ -325,7 +371,9 @@ def _by_value(
     _check_count(flags, len(names), classes)
     rule = LabelRule(len(names), reduced, ignored)
     _check_values(dataset, held, rule)
-    return Understanding(rule, dict(enumerate(names)))
+    found = Understanding(rule, dict(enumerate(names)))
+    _check_background(dataset, held, found)
+    return found
 
 
 def _by_table(dataset: SceneParse150, flags: Flags) -> Understanding:
@@ -335,6 +383,19 @@ def _by_table(dataset: SceneParse150, flags: Flags) -> Understanding:
     return Understanding(
         LabelRule(len(names), False, flags.ignore_index, values=dataset.values), dict(enumerate(names))
     )
+
+
+def _check_background(dataset: SceneParse150, held: Held, found: Understanding) -> None:
+    """Refuse palettes that draw the background in a colour and a class in black, as those made by counting have it."""
+    rule, black = found.rule, [value for value, colour in held.palette.items() if colour == (0, 0, 0)]
+    for value, colour in held.palette.items():
+        name = found.id2label.get(rule.class_of(value), "")
+        if _is_background(name) and black and value not in black and colour != (255, 255, 255):
+            raise ValueError(
+                f"label maps of {dataset.source} have a palette that draws {name!r} in {colour} and index {black[0]} "
+                "in black, as tools do that number the colours anew in every file: give the colours of the classes in "
+                "a class_dict.csv beside the data, or as --label-names"
+            )
 
 
 def _two_names(classes: Classes | None) -> tuple[str, ...]:
@@ -488,12 +549,13 @@ def _is_reduced(
 
 
 def _ignored(names: list[str], reduced: bool, flags: Flags) -> int | tuple[int, ...] | None:
-    """As it is said; else what has a name for that, and 255, unless 0 is other, as in SceneParse150."""
-    if flags.ignore_index is not None:
-        return flags.ignore_index
+    """What has a name for that, and what is said, else 255, unless 0 is other, as in SceneParse150."""
     ignored = [k + reduced for k, name in enumerate(names) if _is_void(name)]
-    if not reduced:
-        ignored.append(IGNORE_INDEX)
+    if isinstance(flags.ignore_index, tuple):
+        ignored += flags.ignore_index
+    elif flags.ignore_index is not None or not reduced:
+        ignored.append(IGNORE_INDEX if flags.ignore_index is None else flags.ignore_index)
+    ignored = list(dict.fromkeys(ignored))
     return (tuple(ignored) if len(ignored) > 1 else ignored[0]) if ignored else None
 
 
@@ -508,6 +570,8 @@ def _check_values(dataset: SceneParse150, held: Held, rule: LabelRule) -> None:
         readings.append("--ignore-index 255 ignores it")
         if rule.reduce_labels:
             readings.append("or, where 0 is a class already and 255 what is ignored, --no-reduce-labels")
+    elif rule.is_binary:
+        readings.append("--binary-masks takes every value above 0 as the object")
     elif len(strays) == 1 and strays[0] == rule.num_labels and not rule.reduce_labels:
         readings.append("--reduce-labels makes 0 ignored and moves every class down by one")
         readings.append(f"--ignore-index {strays[0]} ignores it")

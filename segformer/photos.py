@@ -27,6 +27,7 @@ _FULL = 2**16  # levels of 16 bits
 _COLOURS, _BANDS, _EXTRA_BANDS = 262, 277, 338  # TIFF tags: what the bands are, how many, and what further ones mean
 _BANDS_OF_COLOURS = {0: 1, 1: 1, 3: 1, 5: 4}  # grey, palette and inks; all others have three
 _ALPHA = (1, 2)  # of the latter, multiplied into the colours or not
+_MOST_SHADES = 64  # of transparency, in most of a photo
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,10 @@ def _decode(source: str | os.PathLike[str] | BinaryIO, what: str) -> Image.Image
             deep_colours = image.mode.startswith("RGB") and ";16" in _raw_mode(image)
             photo = upright_rgb(image)
             if deep_colours:  # of which Pillow has kept the upper eight bits
-                _check_range(0, 256 * int(np.asarray(photo).max()) + 255)
+                upper = np.asarray(photo)
+                high = int(upper.max(where=upper < 255, initial=0))  # beside what is marked or burnt out
+                if high or upper.max() == 0:
+                    _check_range(0, 256 * high + 255)
             frames = _count_frames(image)
     except FileNotFoundError:
         raise FileNotFoundError(f"no photo {what}") from None
@@ -161,8 +165,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB; the 16 bits of a deep image keep their upper eight, what is transparent shows white.
 
-    Raises ValueError for an empty image, for one of floating-point numbers, which PIL would cut off at 255, and for a
-    deep one that does not fill its 16 bits.
+    Raises ValueError for an empty image, for one of floating-point numbers, which PIL would cut off at 255, for a
+    deep one that does not fill its 16 bits, and for a fourth band that is hardly transparency.
     """
     if 0 in image.size:
         raise ValueError(f"image is {image.size} (width, height); it has no pixels")
@@ -171,12 +175,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # deep greyscale, which PIL would clip rather than scale
         levels = np.asarray(image)
         _check_range(int(levels.min()), int(levels.max()))
+        _check_range(0, int(levels.max(where=levels < _FULL - 1, initial=0)))  # beside what is marked or burnt out
         return Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
+            _check_alpha(image.getchannel("A"))
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _check_alpha(alpha: Image.Image) -> None:
+    """Refuse transparency that leaves nothing to see, and what a file calls so though it is a band such as infrared."""
+    counts = alpha.histogram()
+    if counts[0] == sum(counts):
+        raise ValueError("all of its pixels are transparent; save it without transparency")
+    between = counts[1:255]
+    if sum(between) > sum(counts) / 2 and sum(map(bool, between)) > _MOST_SHADES:
+        raise ValueError(
+            "its fourth band, which it calls transparency, has all kinds of values, as near infrared has; keep the "
+            "three that are red, green and blue, and save those"
+        )
 
 
 def _check_range(low: int, high: int) -> None:

@@ -84,7 +84,8 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in _PHOTO_ENDINGS and path.is_file()
+    is_hidden = path.name.startswith("._")  # what macOS leaves beside every file on a foreign disk
+    return path.suffix.lower() in _PHOTO_ENDINGS and not is_hidden and path.is_file()
 
 
 def output_names(photos: Sequence[Path], earlier: Mapping[str, str] | None = None) -> dict[Path, str]:

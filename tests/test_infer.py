@@ -154,6 +154,13 @@ def test_a_folder_gives_its_photos_in_order_and_nothing_else(run: Run, photos: P
     assert [Path(entry["file"]).name for entry in entries(output)] == ["a.png", "b.JPG", "c.webp", "d.jpeg"]
 
 
+def test_what_macos_leaves_beside_photos_is_no_photo(photos: Path) -> None:
+    random_photo(0).save(photos / "0.png")
+    before = find_photos([str(photos)])
+    (photos / "._0.png").write_bytes(b"of another system")
+    assert find_photos([str(photos)]) == before
+
+
 def test_a_folder_named_like_a_photo_is_no_photo(photos: Path) -> None:
     random_photo().save(photos / "a.png")
     (photos / "album.jpg").mkdir()
@@ -844,6 +851,29 @@ def test_label_maps_of_other_classes_than_the_models_are_refused(
     RunDescription(labels=rule.to_dict()).save(binary_run)
     annotated(tmp_path / "masks", photos, (0, 1))
     (tmp_path / "class_dict.csv").write_text(text)
+    words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
+    with pytest.raises(ValueError, match=said):
+        infer(parse_arguments([*words, "--output-dir", str(tmp_path / "out")]))
+
+
+@pytest.mark.parametrize(
+    ("palettes", "text", "said"),
+    [
+        (((0, 0, 0, 9, 9, 0), (0, 0, 0, 9, 0, 9)), "", r"masks have palettes that differ, .*index 1 is \(9, 9, 0\)"),
+        (((9, 9, 0, 0, 0, 0),) * 2, "name,r,g,b\nbackground,0,0,0\nobject,9,9,0\n", "calls 0 'object', and to the mo"),
+    ],
+)
+def test_label_maps_whose_palettes_mean_other_classes_are_refused(
+    palettes: tuple[tuple[int, ...], ...], text: str, said: str, binary_run: Path, photos: Path, tmp_path: Path
+) -> None:
+    RunDescription(labels=LabelRule(2, False, 255).to_dict()).save(binary_run)
+    annotated(tmp_path / "masks", photos, (0, 1))
+    for number, levels in enumerate(palettes):
+        with Image.open(tmp_path / f"masks/{number}.png") as mask:
+            mask.putpalette(levels)
+            mask.save(tmp_path / f"masks/{number}.png")
+    if text:
+        (tmp_path / "class_dict.csv").write_text(text)
     words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
     with pytest.raises(ValueError, match=said):
         infer(parse_arguments([*words, "--output-dir", str(tmp_path / "out")]))

@@ -104,9 +104,12 @@ def test_floating_point_numbers_are_refused_and_not_shown_black(kind: type, band
 @pytest.mark.parametrize("bands", [1, 3])
 def test_fewer_bits_kept_in_sixteen_are_refused_and_not_shown_dark(bits: int, bands: int) -> None:
     values = np.random.default_rng(bits).integers(0, 2**bits, (6, 9, bands), np.uint16)
+    marked = values.copy()
+    marked[:2] = 65535  # as where nothing was taken up, or a pixel is broken
     for encoded in (
         tiff(values, 2 if bands == 3 else 1),
         png(16, 2 if bands == 3 else 0, [row.astype(">u2").tobytes() for row in values], 9),
+        *([tiff(marked, 2 if bands == 3 else 1)] if bits > 8 else []),
     ):
         with pytest.raises(ValueError, match=r"its brightest level is \d+ of 65535, .* bits are kept in 16; stretch"):
             read(encoded)
@@ -158,6 +161,18 @@ def test_what_is_transparent_shows_white_as_in_a_viewer(form: str) -> None:
     assert share.min() == 0
     expected = share * rgba[..., :3] + (1 - share) * 255
     assert np.abs(read(encoded) - expected).max() <= 1  # Pillow rounds
+
+
+@pytest.mark.parametrize("form", ["TIFF", "PNG"])
+def test_a_fourth_band_that_is_only_called_transparency_is_refused(form: str) -> None:
+    bands = np.random.default_rng(0).integers(0, 256, (40, 50, 4), np.uint8)
+    encoded = tiff(bands, extra=(2,)) if form == "TIFF" else encode(Image.fromarray(bands), form)
+    with pytest.raises(ValueError, match="has all kinds of values, as near infrared has; keep the three"):
+        read(encoded)
+    bands[..., 3] = 0
+    encoded = tiff(bands, extra=(2,)) if form == "TIFF" else encode(Image.fromarray(bands), form)
+    with pytest.raises(ValueError, match="all of its pixels are transparent; save it without transparency"):
+        read(encoded)
 
 
 def test_an_opaque_fourth_channel_changes_nothing() -> None:

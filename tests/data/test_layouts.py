@@ -223,6 +223,28 @@ def test_names_with_commas_are_quoted(tmp_path: Path) -> None:
     assert found(lines(tmp_path / "list.csv", "image,mask", '"a, b.png",c.png')) == [(50, 3)]
 
 
+@pytest.mark.parametrize("kinds", [("photos", "maps"), ("images", "masks")])
+def test_a_column_splits_a_list_that_a_folder_holds(kinds: tuple[str, str], tmp_path: Path) -> None:
+    files = {f"{kind}__{name}_d_png": value for name, value in (("a", 3), ("b", 4), ("c", 5)) for kind in kinds}
+    rows = [
+        f"{kinds[0]}/{name}.png,{kinds[1]}/{name}.png,{split}"
+        for name, split in zip("abc", ("train", "val", "train"), strict=True)
+    ]
+    lines(write(tmp_path, **files) / "all.csv", "image,mask,split", *rows)
+    assert [label for _, label in found(tmp_path)] == [3, 5]
+    assert [label for _, label in found(tmp_path, "validation")] == [4]
+    lines(tmp_path / "train.csv", "image,mask,split", *rows)
+    lines(tmp_path / "val.csv", "image,mask,split", rows[1])
+    (tmp_path / "all.csv").unlink()
+    assert "train.csv is the list of train, and its column of splits has validation" in refusal(tmp_path)
+
+
+def test_a_folder_that_is_no_split_by_its_name_is_told_of(tmp_path: Path) -> None:
+    files = {f"{split}__{kind}__a_d_png": 3 for split in ("train", "validacion") for kind in ("images", "masks")}
+    dataset = SceneParse150(write(tmp_path, **files), "train", RULE)
+    assert "validacion passed over: no name of a split, such as train, validation or test" in dataset.about
+
+
 def test_a_list_of_one_split_is_not_taken_for_another(tmp_path: Path) -> None:
     write(tmp_path, a_d_png=50, b_d_png=3)
     file = lines(tmp_path / "val.csv", "a.png,b.png")

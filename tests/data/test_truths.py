@@ -29,6 +29,13 @@ def paired(root: Path, photos: str, folder: str) -> dict[str, str | None]:
     }
 
 
+def test_masks_as_jpeg_are_found_where_there_are_no_others(tmp_path: Path) -> None:
+    write(tmp_path, "images/1.jpg", "images/2.jpg", "masks/1.jpg", "masks/2.gif")
+    assert paired(tmp_path, "images", "masks") == {"images/1.jpg": "masks/1.jpg", "images/2.jpg": "masks/2.gif"}
+    with pytest.raises(FileNotFoundError, match=r"has no PNG, BMP or TIFF named like 1\.jpg"):
+        paired(tmp_path, "images", "images")
+
+
 @pytest.mark.parametrize(
     ("photo", "label_map", "photos", "folder"),
     [

@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from hub_server import HubServer, Repository
 from PIL import Image
+from test_photos import tiff
 
 from data import SceneParse150
 from data.class_files import Classes, agree, parse_classes, read_classes, ready_made
 from data.classes import ID2LABEL
 from data.decoding import decode_label_map
 from data.labels import SCENE_PARSE_LABELS, LabelRule
-from data.understanding import Flags, Understanding, understand, write_class_file
+from data.understanding import Flags, KnownLabels, Understanding, understand, write_class_file
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"background": (0, 0, 0), "car": (64, 0, 128), "road": (128, 64, 128)}
@@ -546,6 +547,137 @@ def test_a_mask_that_is_all_white_is_all_object(tmp_path: Path) -> None:
     root = folder(tmp_path, white)
     found = about(root, binary=True)
     assert np.asarray(SceneParse150(root, "train", found.rule)[0][1]).all()
+
+
+def drawn(held: np.ndarray, *palette: tuple[int, int, int]) -> Image.Image:
+    picture = Image.fromarray(held)
+    picture.putpalette([level for colour in palette for level in colour])
+    return picture
+
+
+MASK = np.zeros((4, 6), np.uint8)
+MASK[:, 2:] = 1
+RED, BLACK, GREEN, BLUE = (200, 0, 0), (0, 0, 0), (0, 200, 0), (0, 0, 200)
+
+
+def test_masks_whose_palettes_begin_with_any_colour_are_read_as_seen(tmp_path: Path) -> None:
+    pictures = [drawn(1 - MASK, RED, BLACK), drawn(MASK, BLACK, RED), drawn(1 - MASK, (254, 254, 254), BLACK)]
+    root = folder(tmp_path, *pictures, drawn(0 * MASK, RED))
+    dataset = SceneParse150(root, "train", about(root, binary=True).rule)
+    for row, expected in enumerate([MASK, MASK, MASK, np.ones_like(MASK)]):
+        assert np.array_equal(np.asarray(dataset[row][1]), expected)
+
+
+def test_a_background_that_is_drawn_in_a_colour_is_refused(tmp_path: Path) -> None:
+    root = folder(tmp_path / "two", drawn(1 - MASK, RED, BLACK))
+    assert "a palette that draws 'background' in (200, 0, 0) and index 1 in black" in refusal(
+        root, classes=Classes("c.txt", ("background", "crack"))
+    )
+    mixed = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
+    root = folder(tmp_path / "three", drawn(mixed, RED, BLACK, GREEN))
+    assert "draws 0, the background, in (200, 0, 0) and 1 in black" in refusal(root, binary=True)
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (np.zeros((2, 3, 2), np.uint8), "more than one band, as LX; save the one that holds the class ids"),
+        (np.zeros((2, 3, 1), np.int64), "a TIFF of a form that Pillow does not know, such as numbers of 64 bits"),
+    ],
+)
+def test_tiffs_that_are_no_label_maps_are_told_what_they_are(held: np.ndarray, said: str, tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 1, 1))
+    (root / "annotations/0.png").unlink()
+    (root / "annotations/0.tif").write_bytes(tiff(held, photometric=1))
+    assert said in refusal(root, num_labels=2, reduce_labels=False)
+
+
+def test_masks_of_which_the_first_are_empty_are_still_told_from_what_is_ignored(tmp_path: Path) -> None:
+    root = folder(tmp_path, *[values(0, 255 * (number == 9)) for number in range(26)])  # 9.png comes last
+    said = refusal(root, classes=Classes("c.txt", ("background", "tumor")), reduce_labels=False)
+    assert "hold 0 and 255 and nothing else in the first 26 rows: if 255 is the object, give --binary-masks" in said
+
+
+def test_a_colour_that_the_class_file_lacks_does_not_make_ids_of_indices(tmp_path: Path) -> None:
+    mixed = np.arange(24, dtype=np.uint8).reshape(4, 6) % 4
+    root = folder(tmp_path, drawn(mixed, BLACK, BLUE, RED, GREEN))
+    lines = "name,r,g,b\nbackground,0,0,0\na,200,0,0\nb,0,200,0\nc,0,0,{}\n"
+    (root / "class_dict.csv").write_text(lines.format(201))
+    assert "which lacks (0, 0, 200) of index 1: add a line for it" in refusal(root)
+    (root / "class_dict.csv").write_text(lines.format(200))
+    label = np.asarray(SceneParse150(root, "train", about(root).rule)[0][1])
+    assert np.array_equal(label, np.array([0, 3, 1, 2])[mixed])
+    assert "--ignore-index is 0, a number, but these label maps are read by their colours" in refusal(
+        root, ignore_index=0
+    )
+
+
+def test_a_model_that_was_trained_on_colours_scores_palettes_by_them(tmp_path: Path) -> None:
+    mixed = np.arange(24, dtype=np.uint8).reshape(4, 6) % 3
+    root = folder(tmp_path, drawn(mixed, BLACK, BLUE, RED))
+    rule = LabelRule(3, False, None, colours=((BLACK, 0), (RED, 1), (BLUE, 2)))
+    found = about(root, known=KnownLabels("run", ("a", "b", "c"), rule))
+    assert found.rule == rule
+    label = np.asarray(SceneParse150(root, "train", found.rule)[0][1])
+    assert np.array_equal(label, np.array([0, 2, 1])[mixed])
+
+
+def test_palettes_that_differ_are_refused_to_a_model_of_ids_as_well(tmp_path: Path) -> None:
+    root = folder(tmp_path, drawn(MASK, BLACK, BLUE), drawn(MASK, BLACK, RED))
+    known = KnownLabels("run", ("a", "b"), LabelRule(2, False, 255))
+    assert "palettes that differ, so that indices are no class ids" in refusal(root, known=known)
+
+
+def test_a_model_of_masks_of_255_names_the_flag_that_reads_others(tmp_path: Path) -> None:
+    rule = LabelRule(2, False, values=((0, 0), (255, 1)))
+    root = folder(tmp_path, Image.fromarray(MASK.astype(bool)))
+    said = refusal(root, known=KnownLabels("run", ("background", "object"), rule))
+    assert "hold 1 in the first row, but 2 classes are 0 to 1: --binary-masks takes every value above 0" in said
+    assert json.dumps(about(root).rule.to_dict()["values"]) == "[[0, 0], [1, 1]]"
+
+
+def test_a_value_to_ignore_is_one_more_than_what_has_a_name_for_that(tmp_path: Path) -> None:
+    names = Classes("c.txt", ("void", "road", "car", "tree"))
+    root = folder(tmp_path, values(0, 1, 2, 3, 255))
+    assert about(root, classes=names).rule.ignored == (0, 255)
+    assert about(root, classes=names, ignore_index=255).rule.ignored == (0, 255)
+    assert "hold 255 in the first row" in refusal(root, classes=names, ignore_index=3)
+
+
+@pytest.mark.parametrize("flags", [{}, {"reduce_labels": True}])
+def test_names_that_begin_with_a_background_of_1_are_all_kept(flags: dict[str, Any], tmp_path: Path) -> None:
+    names = Classes("c.txt", ("background", "building", "road"))  # LoveDA's way: 0 is no data
+    without = about(folder(tmp_path / "without", values(1, 2, 3)), classes=names, **flags)
+    assert list(without.id2label.values()) == ["background", "building", "road"]
+    with_zero = about(folder(tmp_path / "with", values(0, 1, 2, 3)), classes=names, reduce_labels=True)
+    assert (with_zero.rule, with_zero.id2label) == (without.rule, without.id2label)
+
+
+def test_the_names_of_labelme_begin_below_zero(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 1, 2))
+    (root / "labels.txt").write_text("__ignore__\n_background_\ncat\ndog\n")
+    assert list(about(root).id2label.values()) == ["_background_", "cat", "dog"]
+
+
+def test_comments_in_a_class_file_are_no_classes(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 1, 2))
+    (root / "classes.txt").write_text("background\n# animals\ncat\ndog\n")
+    assert list(about(root).id2label.values()) == ["background", "cat", "dog"]
+
+
+def test_a_class_file_that_was_passed_over_is_named_in_the_refusal(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 1, 2))
+    (root / "classes.txt").write_text("background\n\ncat\ndog\n")
+    said = refusal(root)
+    assert "nothing names the classes" in said
+    assert "classes.txt is passed over: " in said
+
+
+def test_the_colours_of_a_class_file_are_nothing_to_binary_masks(tmp_path: Path) -> None:
+    root = folder(tmp_path, values(0, 255))
+    (root / "class_dict.csv").write_text("name,r,g,b\nbackground,0,0,0\nroad,255,255,255\n")
+    found = about(root, binary=True)
+    assert (found.rule.binary, found.id2label[1]) == (True, "road")
 
 
 def test_palettes_of_masks_that_are_said_to_be_masks_may_differ(tmp_path: Path) -> None:
