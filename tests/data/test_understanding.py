@@ -588,7 +588,7 @@ def test_a_background_that_is_drawn_in_a_colour_is_refused(tmp_path: Path) -> No
 def test_tiffs_that_are_no_label_maps_are_told_what_they_are(held: np.ndarray, said: str, tmp_path: Path) -> None:
     root = folder(tmp_path, values(0, 1, 1))
     (root / "annotations/0.png").unlink()
-    (root / "annotations/0.tif").write_bytes(tiff(held, photometric=1))
+    (root / "annotations/0.tif").write_bytes(tiff(held, 1, (0,) * (held.shape[2] - 1)))
     assert said in refusal(root, num_labels=2, reduce_labels=False)
 
 
