@@ -59,6 +59,7 @@ from segformer.encoder import Stage
 from segformer.geometry import PAPER_SCALE
 from segformer.machine import keep_freed_memory, peak_memory_mib
 from segformer.metrics import class_table
+from segformer.model import evaluating, warn_of_eval_mode
 from segformer.pages.report import REPORT_NAME, build_report, refresh_report
 from segformer.pages.samples import Shown
 from segformer.photos import decode_photo
@@ -150,7 +151,7 @@ def build_model(
         processor = ImageProcessor.from_pretrained(source)
         model = Segformer.from_pretrained(source, id2label=labels.id2label, config_changes=changes)
         model.config.check_takes_photos()
-        held, started_anew = variant_of(model.config), model.load_report.missing + model.load_report.mismatched
+        held = variant_of(model.config)
         if config.variant not in (None, held):
             raise ValueError(
                 f"checkpoint {source} holds variant {held or 'of another size'}, this run asks for {config.variant}; "
@@ -158,11 +159,7 @@ def build_model(
             )
         if config.eval_only:
             compare_classes(model.load_report.classes, labels.id2label)
-        if config.eval_only and started_anew:
-            raise ValueError(
-                f"{source} lacks {started_anew[0]} for these {len(labels.id2label)} classes, so there is nothing to "
-                "score; give its own classes by --num-labels or --label-names"
-            )
+            model.load_report.check_whole(source)
     if config.head_initialization == "authors":
         model.redraw_as_authors()
     model.decoder.drops_channels = config.dropout_channels
@@ -240,7 +237,9 @@ def train_step(
 
     The batch is what all accumulation steps see together. The loss is the mean over its valid pixels, or over all with
     ignored ones at 0, however many forward passes and ranks it takes: each adds its share, divided by the count of all.
+    A model in eval mode is warned of: it has no dropout, and its BatchNorm learns nothing of the photos.
     """
+    warn_of_eval_mode(model)
     images, labels = batch["images"], batch["labels"]
     objective = config.objective
     if config.loss_mean == "all":
@@ -319,20 +318,20 @@ def evaluate(
     total_loss = torch.zeros((), dtype=precise, device=device)
     valid_pixels = torch.zeros((), dtype=torch.int64, device=device)
     started = time.perf_counter()
-    model.eval()
     loader = build_loader(samples, batches, config, device)
     rounds = math.ceil(math.ceil(len(samples) / ranks.count) / size)  # as many on every rank, so that all can agree
     bar = tqdm(total=rounds, desc="evaluating", leave=False, disable=None if ranks.is_writer else True)
-    for batch in chain(on_device(loader, device), repeat(None, rounds - len(batches))):
-        if stop and ranks.any(stop.signal is not None):
-            return {}
-        bar.update()
-        if batch is None:
-            continue
-        for logits, labels in score_views(model, batch, config):
-            total_loss += fullres.cross_entropy(logits[0], labels, IGNORE_INDEX, reduction="sum")
-            valid_pixels += (labels != IGNORE_INDEX).sum()
-            matrix.update(fullres.argmax_of_mean(logits, labels.shape[-2:]), labels)
+    with evaluating(model):
+        for batch in chain(on_device(loader, device), repeat(None, rounds - len(batches))):
+            if stop and ranks.any(stop.signal is not None):
+                return {}
+            bar.update()
+            if batch is None:
+                continue
+            for logits, labels in score_views(model, batch, config):
+                total_loss += fullres.cross_entropy(logits[0], labels, IGNORE_INDEX, reduction="sum")
+                valid_pixels += (labels != IGNORE_INDEX).sum()
+                matrix.update(fullres.argmax_of_mean(logits, labels.shape[-2:]), labels)
     matrix.all_reduce()
     total_loss, valid_pixels = sum_over_ranks(total_loss), sum_over_ranks(valid_pixels)
     seconds = time.perf_counter() - started
@@ -364,10 +363,11 @@ def predict_samples(
     model: Segformer, samples: Samples, config: TrainConfig, device: torch.device, count: int = 4
 ) -> list[Shown]:
     """The first rows, each with what the model makes of it at the size that is scored."""
-    model.eval()
     shown = []
     for row in range(min(count, len(samples))):
-        logits, labels = next(score_views(model, to_device(collate([samples[0, row]]), device), config))
+        batch = to_device(collate([samples[0, row]]), device)
+        with evaluating(model):
+            logits, labels = next(score_views(model, batch, config))
         prediction = fullres.argmax_of_mean(logits, labels.shape[-2:])
         truth, made = (each[0].to("cpu", torch.uint8).numpy() for each in (labels, prediction))
         shown.append(Shown(samples.name(row), samples.seen(row), truth, made))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -15,6 +17,24 @@ from segformer.decoder import AllMLPDecoder
 from segformer.encoder import MixTransformer, Stage
 from segformer.weights import pretrained
 from segformer.weights.publish import upload_folder
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Have a model predict, without dropout and by BatchNorm's kept statistics; then every module is as it was."""
+    learning = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in learning:
+            module.training = True
+
+
+def warn_of_eval_mode(model: nn.Module) -> None:
+    """Warn whoever trains a model in the mode that it was loaded in, or an evaluation of their own left it in."""
+    if not any(module.training for module in model.modules()):
+        warnings.warn("the model is in eval mode; model.train() has it learn as it is meant to", stacklevel=3)
 
 
 class Segformer(nn.Module):

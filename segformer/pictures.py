@@ -67,8 +67,10 @@ def overlay(
 ) -> Image.Image:
     """The photo with every pixel tinted in the colour of its class; ``opacity`` from 0 (photo) to 1 (colours).
 
-    A class whose colour is ``UNTINTED`` leaves the photo as it is.
+    A class whose colour is ``UNTINTED`` leaves the photo as it is. Raises ValueError for another opacity.
     """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity is {opacity}; it must be from 0 (the photo) to 1 (the colours)")
     photo = photo.convert("RGB")
     tinted = Image.blend(photo, label_map_picture(label_map, colours).convert("RGB"), opacity)
     untinted = np.flatnonzero(is_untinted(colours))

@@ -29,6 +29,8 @@ from segformer.weights.hub import ModelFiles
 
 LabelMap = Image.Image | str | Path | NDArray[Any] | Tensor
 
+_STEPS = ("do_resize", "do_rescale", "do_normalize")
+
 logger = logging.getLogger(__name__)
 
 
@@ -226,13 +228,20 @@ class ImageProcessor:
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> ImageProcessor:
-        """Build from the entries of a ``preprocessor_config.json``, where ``reduce_labels`` is the older name."""
+        """Build from the entries of a ``preprocessor_config.json``, where ``reduce_labels`` is the older name.
+
+        A step that is null there is left out, as in transformers; any other null says nothing.
+        """
         chosen = {name: entries[name] for name in cls.__dataclass_fields__ if entries.get(name) is not None}
+        chosen |= {name: False for name in _STEPS if name in entries and entries[name] is None}
         if "size" in chosen:
             chosen["size"] = _read_size(chosen["size"])
         for name in ("image_mean", "image_std", "keep_ratio_scale"):
             if isinstance(chosen.get(name), list):
                 chosen[name] = tuple(chosen[name])
+        for name in ("image_mean", "image_std"):
+            if isinstance(chosen.get(name), int | float):  # of all three channels
+                chosen[name] = (float(chosen[name]),) * 3
         older = entries.get("reduce_labels")
         chosen.setdefault("do_reduce_labels", False if older is None else older)
         return cls(**chosen)
@@ -332,6 +341,8 @@ def _read_size(size: object) -> tuple[int, int]:
         return size, size
     if isinstance(size, tuple):  # from a caller: JSON has none
         return size
+    if isinstance(size, list) and len(size) == 2:
+        return size[0], size[1]
     if isinstance(size, Mapping) and {"height", "width"} <= set(size):
         return size["height"], size["width"]
     raise ValueError(f"size is {size!r}; it must be one number, or height and width")

@@ -22,7 +22,7 @@ from segformer import fullres, pictures
 from segformer.files import check_finite
 from segformer.geometry import Placement, unpadded
 from segformer.machine import out_of_memory
-from segformer.model import Segformer
+from segformer.model import Segformer, evaluating
 from segformer.photos import Photo, as_photo
 from segformer.processor import ImageProcessor
 from segformer.views import Box, SlidingLogits, Views, mirrored_logits
@@ -124,10 +124,7 @@ class Segmenter:
         if graph := open_graph(source):
             return _of_graph(graph, device, views, batch_size)
         model = Segformer.from_pretrained(source, revision=revision, token=token, local_files_only=local_files_only)
-        if model.load_report.missing:
-            raise ValueError(
-                f"{source} has no decoder of ours, only an encoder; fine-tune it, then ask it for segments"
-            )
+        model.load_report.check_whole(source)
         processor = ImageProcessor.from_pretrained(source, revision, token, local_files_only)
         try:
             model.config.check_takes_photos()
@@ -186,6 +183,7 @@ class Segmenter:
 
     def predict(self, photos: Sequence[Photo], probability: bool = False) -> list[Prediction]:
         """The label map of every photo and, if asked for, the probability of the class at every pixel."""
+        _check_several(photos)
         return self._reduce(photos, partial(self._predict_one, probability=probability))
 
     def probabilities(self, photo: Photo, classes: Sequence[int | str]) -> NDArray[np.float32]:
@@ -249,14 +247,15 @@ class Segmenter:
         places: Sequence[Places],
         reduce: Callable[[Sequence[Logits], tuple[int, int]], Result],
     ) -> list[Result]:
-        seen = list(self._look(photos, places))
         results = []
-        for n, photo in enumerate(photos):
-            views = [
-                unpadded(logits[n : n + 1], places[n][view].shown) if isinstance(logits, Tensor) else logits
-                for view, logits in seen
-            ]
-            results.append(reduce(views, (photo.height, photo.width)))
+        with evaluating(self.model):  # which somebody may be training
+            seen = list(self._look(photos, places))
+            for n, photo in enumerate(photos):
+                views = [
+                    unpadded(logits[n : n + 1], places[n][view].shown) if isinstance(logits, Tensor) else logits
+                    for view, logits in seen
+                ]
+                results.append(reduce(views, (photo.height, photo.width)))
         return results
 
     def _batches(self, photos: Sequence[Photo]) -> Iterator[Batch]:
@@ -284,10 +283,15 @@ class Segmenter:
             self.model.config.check_image_size(*first.view)
             placed = zip(photos, places, strict=True)
             tensors = [self.processor.image_to_tensor(photo, of_photo[view]) for photo, of_photo in placed]
-            images = torch.stack(tensors).to(self.device)
+            images = self._for_model(tensors)
             yield view, self.model(images)
             if self.views.flip:
                 yield view, mirrored_logits(self.model, images)
+
+    def _for_model(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Images as one batch where the model is, in its precision, of which that of autocast has no part."""
+        weight = next(self.model.parameters(), tensors[0])  # a graph has none
+        return torch.stack(list(tensors)).to(self.device, weight.dtype)
 
     def _slide(self, photo: Image.Image, placement: Placement, window: int) -> Iterator[SlidingLogits]:
         """The logits of what is seen of one photo, in windows, and of its mirror image."""
@@ -295,7 +299,7 @@ class Segmenter:
         as_it_is = replace(self.processor, do_resize=False)
 
         def look(boxes: Sequence[Box], flip: bool) -> Tensor:
-            images = torch.stack([as_it_is.image_to_tensor(resized.crop(box)) for box in boxes]).to(self.device)
+            images = self._for_model([as_it_is.image_to_tensor(resized.crop(box)) for box in boxes])
             return mirrored_logits(self.model, images) if flip else self.model(images)
 
         for flip in (False, True)[: 1 + self.views.flip]:
@@ -310,11 +314,18 @@ class Segmenter:
             )
 
 
+def _check_several(photos: object) -> None:
+    """Raise ValueError for one photo in place of several, of whose letters or rows photos would be made."""
+    if isinstance(photos, str | os.PathLike | bytes | bytearray | Image.Image | np.ndarray | Tensor):
+        raise ValueError(f"photos is one {type(photos).__name__}; it must be a list of photos, such as [photo]")
+
+
 class WholeSegmenter(Segmenter):
     """A graph that takes photos as they are: it has one view of them, its own, and gives label maps alone."""
 
     def predict(self, photos: Sequence[Photo], probability: bool = False) -> list[Prediction]:
         """The label map of every photo. Raises ValueError where a probability is asked for."""
+        _check_several(photos)
         if probability:
             raise ValueError(self.no_probabilities)
         kind = np.min_scalar_type(self.model.config.num_labels - 1)

@@ -307,13 +307,25 @@ def test_entries_that_are_null_or_unknown_change_nothing(tmp_path: Path) -> None
     assert ImageProcessor.from_pretrained(write_config(tmp_path, entries)) == ImageProcessor()
 
 
+def test_a_step_that_is_null_is_left_out_as_in_transformers(tmp_path: Path) -> None:
+    for name in ("do_resize", "do_rescale", "do_normalize"):
+        entries = {name: None, "size": [24, 32], "image_mean": 0.5, "image_std": [0.2, 0.3, 0.4]}
+        ours = ImageProcessor.from_pretrained(write_config(tmp_path, entries))
+        assert getattr(ours, name) is False
+        assert (ours.size, ours.image_mean) == ((24, 32), (0.5,) * 3)
+        theirs = pil_processor.SegformerImageProcessorPil.from_pretrained(tmp_path)
+        photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8))
+        expected = theirs(photo, return_tensors="pt")["pixel_values"][0]
+        assert torch.equal(ours.image_to_tensor(photo), expected.float())
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("size", -1),
         ("size", 0),
         ("size", "512"),
-        ("size", [512, 512]),
+        ("size", [512]),
         ("size", True),
         ("size", 51.2),
         ("size", {"height": "512", "width": "512"}),
@@ -322,7 +334,7 @@ def test_entries_that_are_null_or_unknown_change_nothing(tmp_path: Path) -> None
         ("size", {"height": 512, "width": None}),
         ("size", {"shortest_edge": 512}),
         ("image_mean", [0.5, 0.5]),
-        ("image_mean", 0.5),
+        ("image_mean", "half"),
         ("image_mean", ["a", "b", "c"]),
         ("image_std", [0.5, 0.5, 0.5, 0.5]),
         ("image_std", [0.2, 0.0, 0.2]),

@@ -309,6 +309,42 @@ def test_a_model_in_training_mode_is_put_to_use_in_evaluation_mode(tiny_model: S
     assert not any(module.training for module in segmenter.model.modules())
 
 
+def test_a_model_that_is_being_trained_is_looked_at_without_being_touched(tiny_model: Segformer) -> None:
+    segmenter = Segmenter(tiny_model, ImageProcessor(size=(64, 96)), device="cpu", views=Views(flip=True))
+    expected = segmenter.label_map(random_photo())
+    tiny_model.train().encoder.stages[0].eval()
+    modes = [module.training for module in tiny_model.modules()]
+    weights = {name: value.clone() for name, value in tiny_model.state_dict().items()}
+    assert np.array_equal(segmenter.label_map(random_photo()), expected)
+    assert modes == [module.training for module in tiny_model.modules()]
+    assert all(torch.equal(value, weights[name]) for name, value in tiny_model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("views", [Views(), Views(window=64)])
+def test_a_model_of_another_precision_is_given_photos_of_its_own(
+    dtype: torch.dtype, views: Views, tiny_model: Segformer
+) -> None:
+    expected = Segmenter(tiny_model, ImageProcessor(size=(64, 96)), device="cpu", views=views).label_map(random_photo())
+    segmenter = Segmenter(tiny_model.to(dtype), ImageProcessor(size=(64, 96)), device="cpu", views=views)
+    assert (segmenter.label_map(random_photo()) == expected).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    "photo", ["photo.jpg", Path("photo.jpg"), b"photo", Image.new("RGB", (9, 9)), np.zeros((9, 9))]
+)
+def test_one_photo_is_not_taken_apart_where_several_are_asked_for(photo: object, segmenter: Segmenter) -> None:
+    for ask in (segmenter.predict, segmenter.label_maps):
+        with pytest.raises(ValueError, match=r"photos is one \w+; it must be a list of photos, such as \[photo\]"):
+            ask(photo)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("opacity", [-0.1, 1.1, 50, float("nan")])
+def test_an_opacity_that_is_none_is_refused(opacity: float, segmenter: Segmenter) -> None:
+    with pytest.raises(ValueError, match=r"opacity is .*; it must be from 0 \(the photo\) to 1"):
+        segmenter.overlay(random_photo(), opacity)
+
+
 def test_what_is_saved_is_what_is_loaded(segmenter: Segmenter, tmp_path: Path) -> None:
     segmenter.model.save_pretrained(tmp_path)
     segmenter.processor.save_pretrained(tmp_path)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -105,10 +106,18 @@ def describe(
         total_steps=plan.total_steps,
         labels=rows.labels.rule.to_dict(),
         understood=understood,
-        shortened=[name for name, value in asdict(config).items() if settings[name] != value],
+        shortened=[
+            name for name, value in asdict(config).items() if settings[name] != value or _is_of_here(name, value)
+        ],
         scored_rows=getattr(rows.evaluation, "split", ""),
         provenance=provenance(settings["checkpoint"], model.load_report.path),
     )
+
+
+def _is_of_here(name: str, value: object) -> bool:
+    """Whether a setting names what lies in the present folder, which elsewhere is nothing, or another's."""
+    named = name in ("dataset", "checkpoint", "label_names") and isinstance(value, str) and value != "toy"
+    return named and os.path.exists(str(value))
 
 
 def write_results(

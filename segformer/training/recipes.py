@@ -144,7 +144,9 @@ class TrainConfig:
     hub_model_id: str | None = changeable(None, "repository to upload to; else the name of the output folder")
 
     def __post_init__(self) -> None:
-        if os.path.isfile(self.class_weights):  # read once, so that a run goes on with what it began with
+        if isinstance(self.class_weights, str) and os.path.isfile(
+            self.class_weights
+        ):  # read once, so that a run goes on with what it began with
             object.__setattr__(self, "class_weights", _numbers_in(self.class_weights))
         if isinstance(self.image_size, int) and not isinstance(self.image_size, bool):
             object.__setattr__(self, "image_size", str(self.image_size))
@@ -188,8 +190,10 @@ class TrainConfig:
             )
 
     def _check_loss(self) -> None:
-        self.objective  # noqa: B018 - which checks itself
-        if self.loss_mean == "all" and self.objective.weights:
+        self.unweighted  # noqa: B018 - which checks itself
+        if self.class_weights != "balanced":
+            self.objective  # noqa: B018
+        if self.loss_mean == "all" and self.class_weights != "none":
             raise ValueError("loss_mean is 'all', which class_weights have no part in; set it to valid")
 
     def _check_aids(self) -> None:
@@ -219,9 +223,16 @@ class TrainConfig:
 
     @property
     def objective(self) -> Loss:
-        """The loss that a step minimises; "balanced" weights are none until ``balanced`` has worked them out."""
-        weights = None if self.class_weights in ("none", "balanced") else _read_weights(self.class_weights)
-        return Loss(self.loss, self.focal_gamma, weights, self.label_smoothing, self.dice_weight)
+        """The loss that a step minimises. Raises ValueError for weights that ``balanced`` has yet to work out."""
+        if self.class_weights == "balanced":
+            raise ValueError("class_weights is 'balanced'; config.balanced(pixels) works the weights out, by class")
+        weights = None if self.class_weights == "none" else _read_weights(self.class_weights)
+        return replace(self.unweighted, weights=weights)
+
+    @property
+    def unweighted(self) -> Loss:
+        """The same loss with all classes alike."""
+        return Loss(self.loss, self.focal_gamma, None, self.label_smoothing, self.dice_weight)
 
     def balanced(self, pixels: Sequence[float]) -> TrainConfig:
         """These settings with balanced weights worked out from the pixels of every class, or their shares."""

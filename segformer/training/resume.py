@@ -129,6 +129,13 @@ class EarlierRun:
                 f"the checkpoint is at step {step}, beyond the {plan.total_steps} asked for; raise --max-steps or "
                 "--num-train-epochs"
             )
+        if history.is_stale(self._config.early_stopping_patience):
+            logger.info(
+                "the run stopped early, after %s without a better mean IoU, and takes no further step; "
+                "--early-stopping-patience 0, or a higher one, has it go on",
+                counted(history.progress.evaluations_since, "evaluation"),
+            )
+            return
         max_steps, epochs = saved.get("max_steps", 0), saved.get("num_train_epochs", 0)
         before = max_steps if max_steps > 0 else math.ceil(plan.steps_per_epoch * epochs)
         if before != plan.total_steps:

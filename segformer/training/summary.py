@@ -45,7 +45,7 @@ def start_summary(config: TrainConfig, about: RunDescription, plan: Plan, device
         "photos": f"{size} pixels{resized}{augmented}; {_SCORED[config.eval_resolution]}",
     }
     if not config.eval_only:
-        told |= {"steps": _steps(config, plan, num_ranks), "schedule": _schedule(config)}
+        told |= {"steps": _steps(config, plan, num_ranks), "schedule": _schedule(config, plan)}
         told |= {"loss": loss} if (loss := _loss(config)) else {}
         if aids := _aids(config):
             told["also"] = aids
@@ -96,8 +96,10 @@ def _aids(config: TrainConfig) -> str:
     return "; ".join(each for each in told if each)
 
 
-def _schedule(config: TrainConfig) -> str:
+def _schedule(config: TrainConfig, plan: Plan) -> str:
     warmup = f", after {counted(config.warmup_steps, 'step')} of warm-up" if config.warmup_steps else ""
+    if config.warmup_steps >= plan.total_steps:
+        warmup += ", more than the run has, which never comes to that rate: lower --warmup-steps"
     head = config.head_learning_rate_factor
     decoder = "" if head == 1 else f" (decoder {config.learning_rate * head:g})"
     rate = f"learning rate {config.learning_rate:g}{decoder}"
@@ -106,7 +108,7 @@ def _schedule(config: TrainConfig) -> str:
 
 def _loss(config: TrainConfig) -> str:
     """What a step minimises; nothing where that is the mean cross-entropy of the valid pixels."""
-    objective, listed = config.objective, config.class_weights.replace(",", ", ")
+    objective, listed = config.unweighted, config.class_weights.replace(",", ", ")
     parts = {
         f"focal loss, gamma {objective.gamma:g}": objective.kind == "focal",
         objective.kind: objective.kind != "focal",

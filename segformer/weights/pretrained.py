@@ -48,6 +48,19 @@ class LoadReport:
         lines = [f"LoadReport({self.loaded} tensors from {self.path}, in {self.spelling})", *self.lines()]
         return "\n  ".join(lines)
 
+    def check_whole(self, source: str | Path) -> None:
+        """Raise ValueError where something that decides what is predicted has started anew."""
+        if self.missing:
+            raise ValueError(
+                f"{source} has no decoder of ours, only an encoder, and tells no classes; train it first (--checkpoint "
+                "of train.py)"
+            )
+        if self.mismatched:
+            raise ValueError(
+                f"{source} has another {self.mismatched[0]} than the classes asked for, which starts anew and tells "
+                "none of them; give its own by --num-labels or --label-names"
+            )
+
     def lines(self) -> list[str]:
         """What was not loaded, a line for each kind of it."""
         kinds = (

@@ -132,7 +132,10 @@ def test_a_run_with_all_aids_that_is_killed_and_gone_on_with_repeats_the_other_t
 
 
 def test_a_run_ends_where_no_score_is_better_for_so_long_and_leaves_the_best(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     scores = iter((0.1, 0.3, 0.2, 0.25, 0.9))
 
@@ -149,8 +152,11 @@ def test_a_run_ends_where_no_score_is_better_for_so_long_and_leaves_the_best(
     assert (folder / "model.safetensors").read_bytes() == (folder / "checkpoint-4/model.safetensors").read_bytes()
     assert json.loads((folder / "run.json").read_text())["total_steps"] == 8
     monkeypatch.setattr(training, "evaluate", evaluate)
-    again = train(training.parse_arguments(["--resume-from-checkpoint", str(folder)]))
+    caplog.set_level("INFO")
+    again = train(training.parse_arguments(["--resume-from-checkpoint", str(folder), "--max-steps", "30"]))
     assert len(entries(again, "loss")) == 8  # it is over
+    assert "stopped early, after 2 evaluations without a better mean IoU, and takes no further step" in caplog.text
+    assert "the learning rate is that of a run of 30 steps" not in caplog.text
     longer = train(
         training.parse_arguments(["--resume-from-checkpoint", str(folder), "--early-stopping-patience", "20"])
     )

@@ -224,6 +224,25 @@ def scored(words: list[str]) -> Path:
     return train(parse_arguments(["--eval-only", "--device", "cpu", *words]))
 
 
+def test_data_of_the_same_name_in_another_folder_is_not_taken_for_that_of_the_run(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("here", "there"):
+        of_values(tmp_path / place / "data", 0, 1, 2)
+    monkeypatch.chdir(tmp_path / "here")
+    said = {"num_labels": 3, "reduce_labels": False, "split": "train", "eval_split": "validation", "device": "cpu"}
+    steps = {"max_steps": 1, "eval_steps": 1, "save_steps": 1, "checkpoint": str(small_checkpoint)}
+    run = train(configure("guide", **said, **steps, dataset="data", output_dir=str(tmp_path / "run")))
+    monkeypatch.chdir(tmp_path / "there")
+    for words in (["--eval-only", "--checkpoint", str(run)], ["--config", str(run / "run.json")]):
+        with pytest.raises(SystemExit):
+            parse_arguments([*words, "--output-dir", str(tmp_path / "s")])
+        assert (
+            "the run was made with dataset 'data', which is not here; name it by --dataset" in capsys.readouterr().err
+        )
+    assert parse_arguments(["--eval-only", "--checkpoint", str(run), "--dataset", "data"]).dataset == "data"
+
+
 @pytest.mark.parametrize("what", ["run", "run/checkpoint-1", "copied"])
 def test_other_data_is_scored_by_the_classes_and_the_rule_that_the_model_was_trained_on(
     what: str, named_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -150,3 +150,18 @@ def test_balanced_weights_are_those_of_the_training_rows_and_survive_a_resume(
 def test_balanced_weights_are_median_over_share_and_0_for_what_never_occurs() -> None:
     weights = configure("guide", class_weights="balanced").balanced([100, 50, 0, 25]).objective.weights
     assert weights == pytest.approx((0.5, 1, 0, 2))
+
+
+def test_balanced_weights_that_nobody_worked_out_are_not_taken_for_none(tiny_model: Segformer) -> None:
+    config = configure("guide", class_weights="balanced")
+    with pytest.raises(ValueError, match=r"class_weights is 'balanced'; config\.balanced\(pixels\) works"):
+        config.objective  # noqa: B018
+    optimizer, scaler = build_optimizer(tiny_model, config), torch.amp.GradScaler("cpu", enabled=False)
+    batch = {"images": torch.zeros(2, 3, 32, 32), "labels": torch.zeros(2, 32, 32, dtype=torch.int64)}
+    with pytest.raises(ValueError, match="class_weights is 'balanced'"):
+        train_step(tiny_model, optimizer, scaler, batch, config)
+
+
+def test_weights_that_are_no_text_are_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="class_weights"):
+        configure("guide", class_weights=[1, 2])

@@ -65,6 +65,14 @@ def test_a_loss_that_is_not_plain_cross_entropy_is_said(settings: dict[str, Any]
         assert lines == []
 
 
+@pytest.mark.parametrize(("steps", "is_told"), [(15, True), (100, True), (101, False)])
+def test_a_warm_up_that_is_longer_than_the_run_is_told_of(steps: int, is_told: bool) -> None:
+    about = RunDescription(image_size=[32, 32], understood=["data"])
+    config = configure("guide", warmup_steps=100, max_steps=steps)
+    told = " ".join(start_summary(config, about, Plan.of(config, 10), torch.device("cpu"), 1).split())
+    assert ("more than the run has, which never comes to that rate: lower --warmup-steps" in told) == is_told
+
+
 SEVERAL = "epochs|rows|photos|images|steps|classes|colours|threads|parameters|evaluations"
 ONE_OF_SEVERAL = re.compile(rf"(?<![\d,.])1 ({SEVERAL})\b")
 

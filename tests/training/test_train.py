@@ -440,6 +440,32 @@ def _one_step(
     return model, train_step(model, training.build_optimizer(model, config), scaler, batch, config)
 
 
+def test_whoever_trains_a_model_in_eval_mode_is_warned(small_checkpoint: Path, full_batch: dict[str, Tensor]) -> None:
+    with pytest.warns(UserWarning, match=r"the model is in eval mode; model\.train\(\) has it learn"):
+        _one_step(small_checkpoint, full_batch)
+
+
+def test_an_evaluation_leaves_every_module_in_its_mode(settings: dict[str, Any]) -> None:
+    config = configure("guide", **settings)
+    run = training.Run(config)
+    run.model.train().encoder.stages[0].eval()
+    modes = [module.training for module in run.model.modules()]
+    means = run.model.decoder.norm.running_mean.clone()
+    training.evaluate(run.model, run.eval_samples, config, torch.device("cpu"))
+    training.predict_samples(run.model, run.eval_samples, config, torch.device("cpu"))
+    assert modes == [module.training for module in run.model.modules()]
+    assert torch.equal(means, run.model.decoder.norm.running_mean)
+
+
+def test_an_encoder_alone_cannot_be_scored_and_no_classes_would_help(settings: dict[str, Any], tmp_path: Path) -> None:
+    model = Segformer.from_pretrained(settings["checkpoint"])
+    save_file({k: v for k, v in model.state_dict().items() if k.startswith("encoder")}, tmp_path / "model.safetensors")
+    for name in ("config.json", "preprocessor_config.json"):
+        shutil.copy(Path(settings["checkpoint"]) / name, tmp_path)
+    with pytest.raises(ValueError, match="has no decoder of ours, only an encoder, and tells no classes; train it"):
+        train(configure("guide", **(settings | {"checkpoint": str(tmp_path), "eval_only": True})))
+
+
 def test_accumulation_of_four_by_two_equals_a_batch_of_eight(
     small_checkpoint: Path, full_batch: dict[str, Tensor]
 ) -> None:
