@@ -23,7 +23,8 @@ from segformer.weights.publish import upload_folder
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Have a model predict, without dropout and by BatchNorm's kept statistics; then every module is as it was."""
     learning = [module for module in model.modules() if module.training]
-    model.eval()
+    for module in learning:
+        module.training = False
     try:
         yield
     finally:
