@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -76,7 +76,10 @@ def decode_label_map(encoded: bytes, where: str, rule: LabelRule) -> Image.Image
 def _by_rule(stored: StoredMap, where: str, rule: LabelRule) -> Image.Image:
     if rule.colours:
         return Image.fromarray(rule.normalise_colours(stored.colours(), where))
-    return Image.fromarray(rule.normalise(stored.values(), where))
+    values = stored.values()
+    if rule.palette:
+        stored.check_palette(rule.palette, values)
+    return Image.fromarray(rule.normalise(values, where))
 
 
 class StoredMap:
@@ -137,7 +140,7 @@ class StoredMap:
         return palette_of(self._picture)
 
     @property
-    def is_black_on_white(self) -> bool:
+    def is_black_second(self) -> bool:
         """Whether a palette has white before black, as Pillow makes it for a mask of both, so that indices mislead.
 
         In binary masks, so has any other colour before black: the background is black.
@@ -170,11 +173,23 @@ class StoredMap:
                 "colours that a class file names"
             )
         values = np.asarray(self._picture)
-        if self.is_black_on_white:
+        if self.is_black_second:
             return (values == 0).view(np.uint8)
         if self._binary and any(colour == (0, 0, 0) for colour in (self.palette or [])[1:]):
             self._check_background(values)
         return values // self._step if self._step > 1 else values
+
+    def check_palette(self, known: Sequence[tuple[int, Colour]], values: NDArray[Any]) -> None:
+        """Raise ValueError where one of the values is drawn in another colour than is ``known`` of it."""
+        own = self.palette or []
+        others = {index: colour for index, colour in known if index < len(own) and own[index] != colour}
+        drawn = [index for index in others if own[index] != (index,) * 3 and (values == index).any()]
+        if drawn:
+            raise ValueError(
+                f"{self._what} draws {drawn[0]} in {own[drawn[0]]}, which is {others[drawn[0]]} in the label maps that "
+                "were understood, so that its indices number the classes otherwise; save all with one palette, or with "
+                "none where indices are the ids all the same"
+            )
 
     def _check_background(self, values: NDArray[Any]) -> None:
         """Refuse a palette that draws the background of a mask in a colour, and an object in black."""

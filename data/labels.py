@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -33,6 +33,9 @@ class LabelRule:
     ``values`` and ``colours`` come before all that: pairs of what is stored, a number or an (r, g, b), and the raw
     value that it stands for, where 255 is ignored. With either, whatever it leaves out is refused.
 
+    ``palette`` has the colours in which label maps draw their numbers, where they do: one that draws a number otherwise
+    has other numbers for the classes. It is no part of what a number means, and two rules that differ in it are equal.
+
     Raises ValueError naming the field, its value and the rule.
     """
 
@@ -42,6 +45,7 @@ class LabelRule:
     binary: bool = False
     values: tuple[tuple[int, int], ...] = ()
     colours: tuple[tuple[Colour, int], ...] = ()
+    palette: tuple[tuple[int, Colour], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for name in ("reduce_labels", "binary"):
@@ -122,7 +126,7 @@ class LabelRule:
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> LabelRule:
         """The rule that ``to_dict`` gave, or JSON made of that. Raises ValueError for entries that are none."""
-        if unknown := set(entries) - {field.name for field in fields(cls)}:
+        if unknown := set(entries) - {each.name for each in fields(cls)}:
             raise ValueError(f"a label rule has no {', '.join(sorted(unknown))}")
         try:
             return cls(**{name: _as_tuple(value) for name, value in entries.items()})

@@ -15,7 +15,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,8 @@ def look(config: TrainConfig) -> Looked:
         except ValueError as error:
             findings.say("start", str(error))
     labels, refusal, is_guess = understand_most(splits[0], said_of(config))
-    surveys = [Survey(split.with_rule(labels.rule), findings) for split in splits]
+    by_numbers = replace(labels.rule, palette=())  # every palette that differs is told of, not refused
+    surveys = [Survey(split.with_rule(by_numbers), findings) for split in splits]
     with tqdm(None, "looking", sum(map(len, splits)), unit="row", leave=False, disable=None) as bar:
         for survey in surveys:
             for _ in survey.run():

@@ -80,7 +80,8 @@ class RowsKey:
     """What tells some rows and their rule from any others: the label maps themselves, as they are stored."""
 
     def __init__(self, rule: LabelRule) -> None:
-        self._digest = hashlib.sha256(json.dumps([_VERSION, rule.to_dict()], sort_keys=True).encode())
+        meant = {name: value for name, value in rule.to_dict().items() if name != "palette"}
+        self._digest = hashlib.sha256(json.dumps([_VERSION, meant], sort_keys=True).encode())
 
     def add(self, annotation: bytes) -> None:
         """Take in one more label map."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
@@ -30,7 +30,7 @@ from data.decoding import (
 from data.labels import Colour, LabelRule
 from data.sceneparse import SceneParse150
 from data.shares import RowsKey, Tally, in_order, keep_shares
-from data.understanding import Understanding, palettes_clash, without_greys
+from data.understanding import Understanding, without_greys
 from data.words import counted
 
 MOST_ROWS = 20  # that are named of one kind
@@ -318,7 +318,7 @@ class Survey:
             self.stored.update(value for value in reading.stored if value in self.stored or self._has_room)
             return
         self.tally.add(reading.histogram)
-        if clash := palettes_clash(self.palette, reading.palette):
+        if clash := _clash(self.palette, reading.palette):
             self.fault("palette", row, clash)
         self.palette = reading.palette | self.palette
         self.is_mixed[row] = np.count_nonzero(reading.histogram) > 1
@@ -369,12 +369,18 @@ def _repeats(marks: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
 
 def compare_splits(survey: Survey, other: Survey) -> None:
     """Find photos of a split that another one has, and whether its palette differs."""
-    if clash := palettes_clash(other.palette, survey.palette):
+    if clash := _clash(other.palette, survey.palette):
         survey.findings.say("palette", f"{survey.split}, beside {other.split}: {clash}")
     order = np.argsort(other.photos, kind="stable")
     for row in np.flatnonzero(np.isin(survey.photos, other.photos) & (survey.photos > 0)).tolist():
         place = order[np.searchsorted(other.photos, survey.photos[row], sorter=order)]
         survey.fault("shared", row, f"the same photo as {other.dataset.where(int(place))}, of {other.split}")
+
+
+def _clash(one: Mapping[int, Colour], other: Mapping[int, Colour]) -> str:
+    """Where two palettes give an index that both use different colours; nothing where they do not."""
+    index = next((index for index in sorted(one.keys() & other.keys()) if one[index] != other[index]), None)
+    return "" if index is None else f"palette index {index} is {one[index]} elsewhere and {other[index]} here"
 
 
 def judge_classes(survey: Survey, labels: Understanding) -> None:

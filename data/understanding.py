@@ -73,7 +73,7 @@ class Held:
     coloured: str = ""  # where the first row of colours lies
     palette: dict[int, Colour] = field(default_factory=dict)
     clash: str = ""  # of two palettes
-    white_first: str = ""  # where a palette first has white before black
+    black_second: str = ""  # where a palette first has black after another colour
 
     def add(self, stored: StoredMap, where: str) -> None:
         """Count one more label map. Raises ValueError for one that has neither numbers nor colours."""
@@ -87,8 +87,8 @@ class Held:
         values = dict(zip(map(int, found), counts.tolist(), strict=True))  # of one bit, they are True and False
         self.values.update(values)
         palette = stored.palette
-        if stored.is_black_on_white:
-            self.white_first = self.white_first or where
+        if stored.is_black_second:
+            self.black_second = self.black_second or where
         for value, count in values.items():
             shade = min(max(int(value), 0), 255)
             colour = (shade, shade, shade) if palette is None else palette[value] if value < len(palette) else (0, 0, 0)
@@ -134,8 +134,9 @@ def understand(dataset: SceneParse150, flags: Flags = NOTHING_SAID, rows: int = 
     origin = f" by {classes.source}{trained} (--label-names)" if classes else ""
     lines += [f"{counted(len(names), 'class')}{origin}: {_few(names)}", f"labels: {found.rule.describe()}"]
     lines += found.lines
-    if held.white_first:
-        lines.append(f"palettes of white and black, as in {held.white_first}, are read as seen: black is 0, white is 1")
+    if held.black_second:
+        lines.append(f"palettes of a colour and then black, as in {held.black_second}, are read as seen: black is 0")
+    found = replace(found, rule=replace(found.rule, palette=_palette_of(found.rule, held)))
     warnings = [*passed_over, *found.warnings, *_check_rows(dataset, found, held)]
     return replace(found, lines=lines, warnings=warnings, held=held)
 
@@ -168,13 +169,8 @@ def understand_alike(dataset: SceneParse150, found: Understanding) -> Understand
     Raises ValueError for a palette that numbers colours otherwise, and for a row that the rule does not allow.
     """
     held = look(dataset, FIRST_ROWS, found.rule.binary)
-    clash = held.clash or palettes_clash(without_greys(found.held.palette), without_greys(held.palette))
-    if clash and not (found.rule.colours or found.rule.binary):
-        raise ValueError(
-            f"label maps of {dataset.source}, {dataset.split}, have another palette than those to train on, so that "
-            f"indices are no class ids: {clash}; give the colours of the classes in a class_dict.csv, or save label "
-            "maps without a palette where indices are the ids all the same"
-        )
+    if not (found.rule.colours or found.rule.binary):
+        check_palettes(f"{dataset.source}, {dataset.split},", held)
     said = _check_rows(dataset, found, held, f" of {dataset.split}")
     trained, scored = (set(each.values) - {IGNORE_INDEX} for each in (found.held, held))
     if trained and scored in ({value + 1 for value in trained}, {value - 1 for value in trained}):
@@ -188,12 +184,6 @@ def understand_alike(dataset: SceneParse150, found: Understanding) -> Understand
 def without_greys(palette: dict[int, Colour]) -> dict[int, Colour]:
     """A palette that gives colours; none of one that gives every number its own grey, and so no colours."""
     return {} if all(colour == (index,) * 3 for index, colour in palette.items()) else palette
-
-
-def palettes_clash(one: Mapping[int, Colour], other: Mapping[int, Colour]) -> str:
-    """Where two palettes give an index that both use different colours; nothing where they do not."""
-    index = next((index for index in sorted(one.keys() & other.keys()) if one[index] != other[index]), None)
-    return "" if index is None else f"palette index {index} is {one[index]} elsewhere and {other[index]} here"
 
 
 def check_palettes(source: str, held: Held) -> None:
@@ -236,6 +226,14 @@ def _known(dataset: SceneParse150, classes: Classes | None, flags: Flags) -> Kno
 def _are_stored_alike(rule: LabelRule, held: Held) -> bool:
     """Whether label maps have colours, in their palettes if not in their pixels, where a rule is one of colours."""
     return bool(rule.colours) == bool(held.coloured or (rule.colours and without_greys(held.palette)))
+
+
+def _palette_of(rule: LabelRule, held: Held) -> tuple[tuple[int, Colour], ...]:
+    """The colours of the classes: those that are known to the rule, and those that the first label maps add."""
+    if rule.colours or rule.binary:
+        return ()
+    drawn = {value: colour for value, colour in without_greys(held.palette).items() if value not in rule.ignored}
+    return tuple(sorted((drawn | dict(rule.palette)).items()))
 
 
 def _check_that_there_is_a_choice(found: Understanding) -> None:

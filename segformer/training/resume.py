@@ -203,7 +203,8 @@ def _restore(state: dict[str, Any], optimizer: torch.optim.Optimizer, scaler: to
 
 
 def _plain(rule: dict[str, Any]) -> str:
-    return json.dumps(rule, sort_keys=True, default=str)
+    """What the numbers mean, however they are drawn."""
+    return json.dumps({**rule, "palette": None}, sort_keys=True, default=str)
 
 
 def _bring_along(checkpoint: Path, folder: Path, progress: Progress) -> None:
