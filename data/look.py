@@ -15,6 +15,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from data.labels import LabelRule, code_of
 from data.parts import hold_out, open_splits, said_of
 from data.sceneparse import SceneParse150
 from data.survey import KINDS, Fault, Findings, Survey, compare_splits, judge_classes
-from data.understanding import FIRST_ROWS, Flags, Understanding, understand
+from data.understanding import FIRST_ROWS, Flags, Understanding, understand, understand_alike
 from data.words import noun
 from segformer.console import FlagParser, one_line, speak_plainly
 from segformer.files import write_atomically
@@ -83,6 +84,10 @@ def look(config: TrainConfig) -> Looked:
         except ValueError as error:
             findings.say("start", str(error))
     labels, refusal, is_guess = understand_most(splits[0], said_of(config))
+    if not refusal:
+        for split in splits[1:]:
+            with suppress(ValueError, OSError):  # the rows at fault are told of below
+                labels = understand_alike(split.with_rule(labels.rule), labels)
     by_numbers = replace(labels.rule, palette=())  # every palette that differs is told of, not refused
     surveys = [Survey(split.with_rule(by_numbers), findings) for split in splits]
     with tqdm(None, "looking", sum(map(len, splits)), unit="row", leave=False, disable=None) as bar:

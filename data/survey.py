@@ -65,7 +65,9 @@ KINDS = {
     "colour": Kind("Colours without a class", "Add them to the class file, or save masks without smoothing.", True),
     "size": Kind("Label maps of another size than their photo", "Export them at the photo's own size.", True),
     "palette": Kind(
-        "Palettes that differ", "An index is another class in these rows; give the classes' colours in a class file."
+        "Palettes that differ",
+        "An index is another class in these rows; give the classes' colours in a class file.",
+        True,
     ),
     "shifted": Kind("Labels that seem shifted by one", "Every class would be called by its neighbour's name."),
     "turned": Kind(

@@ -27,6 +27,7 @@ from segformer.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME
 from segformer.machine import keep_freed_memory, out_of_memory
 from segformer.pages.photo_page import PagePhoto, PhotoPage
 from segformer.predictions import (
+    SCORES_NAME,
     Judgement,
     Segmented,
     Worker,
@@ -195,6 +196,9 @@ def infer(options: argparse.Namespace, annotated: LabelMaps | None = None) -> li
     if label_maps and judged:
         judged.write(folder, origin)
         print(judged)
+    elif results and (folder / SCORES_NAME).exists():
+        (folder / SCORES_NAME).unlink()
+        logger.info("removing %s of before, whose label maps these replace; --annotations scores", SCORES_NAME)
     others = f", which has {len(kept)} from before" if kept else ""
     print(f"{counted(len(results), 'photo')} in {folder}{others}")
     return failures

@@ -96,7 +96,7 @@ def tints(
     sums, counts = np.zeros_like(seen), np.zeros(len(seen))
     for picture, label_map in zip(pictures, label_maps, strict=True):
         rows = slice(None, None, 1 + label_map.size // _ENOUGH_PIXELS)
-        ids = np.minimum(label_map[rows].ravel(), len(colours)).astype(np.intp) << 8
+        ids = np.minimum(label_map[rows].ravel().astype(np.intp), len(colours)) << 8
         for channel, band in enumerate(picture.split()):
             levels = np.bincount(ids + np.asarray(band)[rows].ravel(), minlength=len(seen) << 8).reshape(-1, 256)
             sums[:, channel] += levels @ np.arange(256)

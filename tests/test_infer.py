@@ -810,6 +810,19 @@ def test_truths_are_read_as_training_read_them_and_scored_without_a_page(
     assert f"mean IoU {matrix.scores().mean_iou:.4f} over 2 photos" in capsys.readouterr().out
 
 
+def test_scores_of_before_do_not_stay_beside_other_predictions(
+    binary_run: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    annotated(tmp_path / "masks", photos)
+    words = [str(photos), "--checkpoint", str(binary_run), "--device", "cpu", "--output-dir", str(tmp_path / "out")]
+    infer(parse_arguments([*words, "--annotations", str(tmp_path / "masks")]))
+    assert (tmp_path / "out/scores.json").exists()
+    caplog.set_level("INFO")
+    infer(parse_arguments(words))
+    assert not (tmp_path / "out/scores.json").exists()
+    assert "removing scores.json of before" in caplog.text
+
+
 @pytest.mark.filterwarnings("error:The given NumPy array is not writable")
 def test_the_page_scores_truths_by_the_same_rule(binary_run: Path, photos: Path, tmp_path: Path) -> None:
     annotated(tmp_path / "masks", photos)

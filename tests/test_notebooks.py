@@ -40,7 +40,7 @@ def _run(path: Path, tmp_path_factory: pytest.TempPathFactory, steps: int = 60) 
     for cell in notebook.cells:
         cell.source = cell.source.replace(
             "steps, batch_size, warmup_steps = 180,", f"steps, batch_size, warmup_steps = {steps},"
-        ).replace("if step % 60 == 0:", f"if step % {steps // 2} == 0:")
+        ).replace("if step % 60 == 0 or", f"if step % {steps // 2} == 0 or")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("JUPYTER_RUNTIME_DIR", str(clone / "jupyter"))

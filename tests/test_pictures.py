@@ -64,6 +64,14 @@ def test_palettes_of_other_sizes_hold_distinct_colours() -> None:
         assert len(np.unique(colours, axis=0)) == num_labels, num_labels
 
 
+@pytest.mark.parametrize("count", [2, 255, 256, 257])
+def test_tints_are_seen_with_any_number_of_classes(count: int) -> None:
+    colours = palette(count)
+    label_map = np.array([[0, count - 1]], np.min_scalar_type(count - 1))
+    seen = tints([label_map_picture(label_map, colours).convert("RGB")], [label_map], colours)
+    assert np.array_equal(seen[[0, count - 1]], colours[[0, count - 1]])
+
+
 def test_a_class_keeps_its_colour_when_classes_are_added() -> None:
     assert np.array_equal(palette(7), palette(50)[:7])
 

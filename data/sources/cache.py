@@ -32,7 +32,11 @@ def make_once(path: Path, make: Callable[[Path], None], needed_bytes: int = 0) -
     """
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        said = f"cannot make {path.parent} ({error.strerror}); let HF_HOME name a folder that can be written"
+        raise type(error)(error.errno, said) from error
     with WeakFileLock(path.with_name(f"{path.name}.lock")):
         if path.exists():  # made while this process waited
             return path

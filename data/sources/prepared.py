@@ -24,13 +24,13 @@ from data.sources.columns import PLAIN, Known
 _ENDING = ".arrow"
 
 
-Version = tuple[int, int]  # of a file: its size and the time of its last change
+Version = tuple[int, int]  # of a file: its size and the time at which it became what it is
 
 
 def version_of(path: Path) -> Version:
     """What tells a file from the one that it was before."""
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)  # the former can be set to anything
 
 
 def prepare(

@@ -23,10 +23,12 @@ MOST_RUNS = 6  # as many lines as can be told apart
 _UNSAID, _UNUSED = "not recorded", "not used"
 _ITS_OWN = ("output_dir",)  # settings that differ between any two runs
 _SCORING = ("dataset", "eval_resolution", "resize_mode", "eval_scales", "eval_flip", "reduce_labels", "ignore_index")
+_IN_WINDOWS = ("eval_window", "eval_stride")  # of --eval-resolution window
 _HELD_OUT = ("split", "test_size", "seed")  # these choose the rows that are held out of the training's
 _EVALUATING = {  # the settings that a run which trains nothing makes use of
     *("recipe", "split", "eval_split", "checkpoint", "image_size", "num_labels", "label_names", "binary_masks"),
     *("per_device_eval_batch_size", "amp", "compile", "device", "deterministic", "eval_only", *_SCORING),
+    *_IN_WINDOWS,
 }
 
 
@@ -117,11 +119,14 @@ def _measure(record: RunRecord) -> dict[str, Any]:
     """What a score depends on beside the model."""
     about, settings = record.about, record.about.settings
     named = settings.get("eval_split") or (settings.get("split") if record.is_evaluation else None)
+    rows = about.scored_rows or (None if named == "auto" else named)  # runs of before tell their settings alone
+    in_windows = settings.get("eval_resolution") == "window"
     sizes = about.image_size if settings.get("eval_resolution") == "processed" else None
     return {
         **{name: settings.get(name) for name in _SCORING},
+        **{name: settings.get(name) if in_windows else None for name in _IN_WINDOWS},
         "resize_mode": about.resize_mode,  # as it was, where the settings leave it to the checkpoint
-        "the rows evaluated": named or [settings.get(name) for name in _HELD_OUT],
+        "the rows evaluated": rows or [settings.get(name) for name in _HELD_OUT],
         "what labels mean": about.labels or settings.get("binary_masks"),
         "the number of images evaluated": about.eval_images,
         "the size that labels are resized to": sizes,

@@ -205,7 +205,8 @@ class History:
         """Let the present step be the last."""
         if self.step < self.plan.total_steps and self.log:
             highest, since = self.progress.highest_mean_iou, self.progress.evaluations_since
-            tqdm.write(f"stopping early: no better mean IoU than {highest:.4f} in {since} evaluations")
+            better = f"better mean IoU than {highest:.4f}" if highest >= 0 else "pixel that could be scored"
+            tqdm.write(f"stopping early: no {better} in {since} evaluations")
         self._end_at(self.step)
 
     def _end_at(self, step: int) -> None:

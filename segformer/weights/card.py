@@ -125,6 +125,8 @@ class Run(Protocol):
     @property
     def resize_mode(self) -> str: ...
     @property
+    def scored_rows(self) -> str: ...
+    @property
     def provenance(self) -> dict[str, Any]: ...
 
 
@@ -142,7 +144,7 @@ def write_card(
     """
     title, settings = _one_line(folder.resolve().name), run.settings
     base = settings["checkpoint"] if is_repository(settings["checkpoint"] or "") else None
-    about = {"data": dataset.name if dataset else _one_line(settings["dataset"]), "split": _one_line(_split(settings))}
+    about = {"data": dataset.name if dataset else _one_line(settings["dataset"]), "split": _one_line(_split(run))}
     short, protocol = _protocol(run)
     scores = {name: float(results.get(f"eval_{name}", math.nan)) for name in (*_SCORES, "loss")}
     card = _TEMPLATE.format(
@@ -213,8 +215,11 @@ def _metadata(
     return data.to_yaml()
 
 
-def _split(settings: Mapping[str, Any]) -> str:
-    return settings["eval_split"] or f"{settings['split']}, {settings['test_size']:g} of it held out"
+def _split(run: Run) -> str:
+    """The rows that were scored."""
+    settings = run.settings
+    named = "" if settings["eval_split"] == "auto" else settings["eval_split"]
+    return run.scored_rows or named or f"{settings['split']}, {settings['test_size']:g} of it held out"
 
 
 def _protocol(run: Run) -> tuple[str, str]:

@@ -224,7 +224,8 @@ def check_fit(model: nn.Module, checkpoint: Checkpoint, allow_new_classifier: bo
             f"{checkpoint.path} holds tensors that its configuration has no place for: {_brief(_v4(extra))}"
         )
     for name, tensor in checkpoint.weights.items():
-        if tensor.is_floating_point() != wanted[name].is_floating_point():
+        is_counter = name.endswith("num_batches_tracked")  # which .half() of a whole state dict makes a fraction
+        if not is_counter and tensor.is_floating_point() != wanted[name].is_floating_point():
             raise ValueError(
                 f"{checkpoint.path}: {_v4([name])[0]} is of {tensor.dtype}; weights are floating-point numbers"
             )

@@ -239,10 +239,21 @@ def test_a_split_whose_palette_differs_is_found_and_refused_before_it_is_scored(
         for path in (dataset / f"annotations/{split}").iterdir():
             with_palette(path, *colours)
     assert set(found(dataset)) == {"palette"}
+    assert look.look(config(dataset)).stops
     with pytest.raises(
         ValueError, match=r"validation.* draws 0 in \(9, 9, 9\), which is \(0, 0, 0\) in the label maps"
     ):
         open_parts(config(dataset), decode_photo)
+
+
+def test_what_training_says_of_the_rows_to_score_is_said(dataset: Path) -> None:
+    for path in (dataset / "annotations/validation").iterdir():
+        changed(path, lambda held: held + 1)
+    (dataset / "classes.txt").write_text("\n".join(f"class {k}" for k in range(12)))
+    flags = ("--no-reduce-labels",)
+    looked = look.look(config(dataset, *flags))
+    assert looked.labels.warnings == open_parts(config(dataset, *flags), decode_photo).labels.warnings
+    assert any("every class is scored as its neighbour" in warning for warning in looked.labels.warnings)
 
 
 def test_label_maps_of_one_value_are_not_taken_for_each_other(dataset: Path) -> None:

@@ -177,6 +177,36 @@ def test_scores_that_are_measured_otherwise_are_said_to_be(tmp_path: Path, setti
     assert what in page.one("p", class_="warning").text
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "is_warned"),
+    [
+        ({"seed": 1}, {"seed": 2}, True),  # other rows are held out
+        ({"seed": 1}, {"seed": 1}, False),
+        ({"seed": 1, "scored_rows": "validation"}, {"seed": 2, "scored_rows": "validation"}, False),
+        ({"eval_split": "validation", "scored_rows": "validation"}, {"scored_rows": "validation"}, False),
+        ({"scored_rows": "validation"}, {"scored_rows": "test"}, True),
+    ],
+)
+def test_rows_are_the_same_by_what_was_scored_and_not_by_how_it_was_chosen(
+    tmp_path: Path, first: dict[str, Any], second: dict[str, Any], is_warned: bool
+) -> None:
+    folders = []
+    for name, settings in (("a", first), ("b", second)):
+        scored = settings.pop("scored_rows", "")
+        chosen = {"eval_split": "auto", "split": "train", "test_size": 0.2} | settings
+        folders.append(run(tmp_path / name, **chosen))
+        change_json(folders[-1] / "run.json", scored_rows=scored)
+    told = [each.text for each in compared(*folders).all("p", class_="warning")]
+    assert ["the rows evaluated" in text for text in told] == [True] * is_warned
+
+
+@pytest.mark.parametrize(("mode", "is_warned"), [("window", True), ("original", False)])
+def test_windows_make_another_measure_where_there_are_any(tmp_path: Path, mode: str, is_warned: bool) -> None:
+    folders = [run(tmp_path / name, eval_resolution=mode, eval_window=size) for name, size in (("a", 64), ("b", 32))]
+    told = [each.text for each in compared(*folders).all("p", class_="warning")]
+    assert ["eval_window" in text for text in told] == [True] * is_warned
+
+
 def test_other_classes_make_another_measure(tmp_path: Path) -> None:
     one, other = run(tmp_path / "a"), run(tmp_path / "b")
     change_json(other / "run.json", class_names=[*CLASS_NAMES[:7], "new"])

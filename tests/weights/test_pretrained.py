@@ -360,6 +360,14 @@ def test_a_missing_batch_counter_is_forgiven(folder: Path, v4: Weights, images: 
     assert_same_logits(logits_of(folder, images), expected)
 
 
+def test_weights_that_were_halved_one_and_all_are_read(folder: Path, v4: Weights, images: Tensor) -> None:
+    halved = {name: tensor.half() for name, tensor in v4.items()}
+    save_file({name: tensor.half().to(v4[name].dtype) for name, tensor in v4.items()}, folder / "model.safetensors")
+    expected = logits_of(folder, images)
+    save_file(halved, folder / "model.safetensors")  # the counter of batches, too
+    assert_same_logits(logits_of(folder, images), expected)
+
+
 @pytest.mark.parametrize("name", ["segformer.encoder.norm.weight", "module.decode_head.classifier.weight"])
 def test_an_unknown_tensor_is_refused_by_name(name: str, folder: Path, v4: Weights) -> None:
     save_file(v4 | {name: torch.zeros(3)}, folder / "model.safetensors")

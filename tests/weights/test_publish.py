@@ -663,6 +663,17 @@ def read_code_span(text: str) -> str:
     return inside[1:-1] if inside.startswith(" ") and inside.endswith(" ") and inside.strip() else inside
 
 
+@pytest.mark.parametrize(("scored", "told"), [("validation", "validation"), ("", "train, 0.2 of it held out")])
+def test_the_card_names_the_rows_that_were_scored_and_not_how_they_were_chosen(
+    scored: str, told: str, tmp_path: Path
+) -> None:
+    settings = shareable(asdict(configure("own", dataset="rooms", split="train")))
+    assert settings["eval_split"] == "auto"
+    run = RunDescription(settings, ["wall"], parameters=1, image_size=[8, 8], scored_rows=scored)
+    write_card(tmp_path, run, RESULTS)
+    assert {result.dataset_split for result in ModelCard.load(tmp_path / "README.md").data.eval_results} == {told}
+
+
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_no_name_breaks_the_metadata_or_the_page(name: str, tmp_path: Path) -> None:
     paths = dict.fromkeys(("dataset", "checkpoint", "label_names"), f"/data/{name}")
