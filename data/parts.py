@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from torch.utils.data import Subset
 
 from data.decoding import OpenPhoto
@@ -62,6 +64,10 @@ class Parts(NamedTuple):
     evaluation: Pairs
     labels: Understanding
 
+    def marks(self) -> dict[str, str]:
+        """What tells the rows to train on and to score from others, and from what they were before a change."""
+        return {"train": mark_of(self.train), "scored": mark_of(self.evaluation)}
+
     def class_pixels(self) -> tuple[int, ...]:
         """The pixels of every class in all rows to train on, counted once and kept; says which occur in none."""
         pixels = class_shares(self.train, self.labels.rule).pixels
@@ -107,6 +113,16 @@ def open_parts(settings: Settings, open_photo: OpenPhoto, recorded: RecordedLabe
     scored = scored.with_rule(labels.rule)
     scored[0]
     return _warned(Parts(rows, scored, understand_alike(scored, labels)))
+
+
+def mark_of(rows: Pairs) -> str:
+    """A digest of some of the label maps, from the first row to the last, and of the names of their photos."""
+    whole, chosen = whole_and_rows(rows)
+    digest = hashlib.sha256(str(len(chosen)).encode())
+    for place in np.unique(np.linspace(0, len(chosen) - 1, FIRST_ROWS).round().astype(int)).tolist():
+        for part in (whole.name(chosen[place]).encode(), whole.encoded(chosen[place])[1] or b""):
+            digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:16]
 
 
 def _warned(parts: Parts) -> Parts:

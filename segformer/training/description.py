@@ -46,6 +46,7 @@ class RunDescription:
     shortened: list[str] = field(default_factory=list)  # settings of which only the last folder or file is told
     understood: list[str] = field(default_factory=list)  # of the data, as it was said
     labels: dict[str, Any] = field(default_factory=dict)  # what the values of its label maps mean
+    marks: dict[str, str] = field(default_factory=dict)  # what tells its rows from others: of "train" and "scored"
     provenance: dict[str, Any] = field(default_factory=dict)
     resize_mode: str = "squash"  # how photos of another shape come to the model's size
 
@@ -79,6 +80,7 @@ class _Rows(Protocol):
     def evaluation(self) -> Any: ...
     @property
     def labels(self) -> _Labels: ...
+    def marks(self) -> dict[str, str]: ...
 
 
 def describe(
@@ -110,6 +112,7 @@ def describe(
             name for name, value in asdict(config).items() if settings[name] != value or _is_of_here(name, value)
         ],
         scored_rows=getattr(rows.evaluation, "split", ""),
+        marks=rows.marks(),
         provenance=provenance(settings["checkpoint"], model.load_report.path),
     )
 

@@ -197,6 +197,11 @@ class History:
         if self.progress.total_steps is not None:
             self._end_at(self.progress.total_steps)
 
+    def forget_scores(self) -> None:
+        """Let the best be found anew."""
+        self.progress.best_step, self.progress.best_mean_iou = None, -1.0
+        self.progress.highest_mean_iou, self.progress.evaluations_since = -1.0, 0
+
     def is_stale(self, patience: int) -> bool:
         """Whether so many evaluations in a row brought no better mean IoU; a patience of 0 never ends."""
         return 0 < patience <= self.progress.evaluations_since

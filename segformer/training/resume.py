@@ -31,6 +31,7 @@ from segformer.training.history import History, Progress
 from segformer.training.output import RunLock, check_output_dir, claim_output_dir, empty_output_dir
 from segformer.training.ranks import Ranks
 from segformer.training.recipes import TrainConfig
+from segformer.training.recorded import run_of
 from segformer.training.settings import check_resumable
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class EarlierRun:
         except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
             said = f"{type(error).__name__}: {error}"
             raise ValueError(f"{self.checkpoint / STATE_NAME} does not fit this run ({said})") from error
+        self._compare_marks(history, run_of(self.checkpoint).marks, about.marks)
         if history.is_stale(self._config.early_stopping_patience):
             history.end_here()
         self._tell_of_another_schedule(history)
@@ -121,6 +123,19 @@ class EarlierRun:
                 f"the checkpoint was trained with {before} a step over all ranks and passes, this run asks for "
                 f"{rows_per_step}; change --per-device-train-batch-size or accumulation"
             )
+
+    def _compare_marks(self, history: History, before: dict[str, str], now: dict[str, str]) -> None:
+        """Tell of rows that have changed, and forget the scores of those that were another measure."""
+        changed = [what for what, mark in before.items() if now.get(what) != mark]
+        if "train" in changed:
+            logger.warning("label maps to train on have changed since %s was saved", self.checkpoint)
+        if "scored" in changed:
+            logger.warning(
+                "label maps to score have changed since %s was saved: scores before and after are of other rows, and "
+                "the best checkpoint is chosen among those to come",
+                self.checkpoint,
+            )
+            history.forget_scores()
 
     def _tell_of_another_schedule(self, history: History) -> None:
         plan, saved, step = history.planned, self._state["config"], history.step

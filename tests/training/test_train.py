@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import programs
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from libraries import transformers
@@ -464,6 +467,32 @@ def test_an_encoder_alone_cannot_be_scored_and_no_classes_would_help(settings: d
         shutil.copy(Path(settings["checkpoint"]) / name, tmp_path)
     with pytest.raises(ValueError, match="has no decoder of ours, only an encoder, and tells no classes; train it"):
         train(configure("guide", **(settings | {"checkpoint": str(tmp_path), "eval_only": True})))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_label_maps_that_have_changed_since_are_told_of_when_a_run_is_gone_on_with(
+    split: str, settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(settings["dataset"], data)
+    settings = settings | {"dataset": str(data), "max_steps": 2, "eval_steps": 1, "save_steps": 1}
+    folder = train(configure("guide", **settings))
+    going_on = settings | {"output_dir": None, "resume_from_checkpoint": str(folder / "checkpoint-2"), "max_steps": 3}
+    train(configure("guide", **going_on | {"output_dir": str(tmp_path / "same")}))
+    assert "have changed" not in caplog.text
+    (shard,) = (data / split).glob("*.parquet")
+    table = pq.read_table(shard)
+    annotations = table["annotation"].to_pylist()
+    with Image.open(io.BytesIO(annotations[2]["bytes"])) as held, io.BytesIO() as stream:
+        Image.fromarray(1 + np.asarray(held) % 150).save(stream, "PNG")
+        annotations[2]["bytes"] = stream.getvalue()
+    place = table.schema.get_field_index("annotation")
+    column = pa.array(annotations, table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), column), shard)
+    changed = train(configure("guide", **going_on | {"output_dir": str(tmp_path / "changed")}))
+    progress = read_training_state(changed / "checkpoint-3")["progress"]
+    assert (progress["best_step"] == 3) == (split == "validation")  # of scores of 0, the first is the best
+    assert f"label maps to {'train on' if split == 'train' else 'score'} have changed since" in caplog.text
 
 
 def test_accumulation_of_four_by_two_equals_a_batch_of_eight(
