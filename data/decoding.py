@@ -175,8 +175,8 @@ class StoredMap:
         values = np.asarray(self._picture)
         if self.is_black_second:
             return (values == 0).view(np.uint8)
-        if self._binary and any(colour == (0, 0, 0) for colour in (self.palette or [])[1:]):
-            self._check_background(values)
+        if self._binary and self.palette:
+            self._check_background(self.palette, values)
         return values // self._step if self._step > 1 else values
 
     def check_palette(self, known: Sequence[tuple[int, Colour]], values: NDArray[Any]) -> None:
@@ -191,14 +191,14 @@ class StoredMap:
                 "none where indices are the ids all the same"
             )
 
-    def _check_background(self, values: NDArray[Any]) -> None:
+    def _check_background(self, palette: list[Colour], values: NDArray[Any]) -> None:
         """Refuse a palette that draws the background of a mask in a colour, and an object in black."""
-        colours = dict(enumerate(self.palette or []))
-        black = [value for value in np.unique(values).tolist() if colours.get(value) == (0, 0, 0)]
-        if black and colours[0] != (0, 0, 0):
+        blacks = [] if palette[0] == (0, 0, 0) else [k for k, colour in enumerate(palette) if colour == (0, 0, 0)]
+        black = next((index for index in blacks if (values == index).any()), None)
+        if black is not None:
             raise ValueError(
-                f"{self._what} has a palette that draws 0, the background, in {colours[0]} and {black[0]} in black; "
-                "save it as grey, with 0 for the background"
+                f"{self._what} has a palette that draws 0, the background, in {palette[0]} and {black} in black; save "
+                "it as grey, with 0 for the background"
             )
 
     def _some_colours(self) -> str:
@@ -293,15 +293,14 @@ def _opened(encoded: bytes, what: str, formats: tuple[str, ...]) -> Iterator[Ima
         raise ValueError(f"{what} is too large ({error}); make it smaller") from error
     except Exception as error:  # Pillow's decoders raise what they like for damaged files
         said = str(error) if isinstance(error, ValueError) else type(error).__name__
-        hint = ""
-        if isinstance(error, UnidentifiedImageError):
-            is_tiff = "TIFF" in formats and encoded[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-            hint = (
-                "; it is a TIFF of a form that Pillow does not know, such as numbers of 64 bits: save it with 8 or 16"
-                if is_tiff
-                else f"; it must be {' or '.join(formats)}"
-            )
+        hint = _why_unknown(encoded, formats) if isinstance(error, UnidentifiedImageError) else ""
         raise ValueError(f"{what} does not decode ({said}){hint}") from error
+
+
+def _why_unknown(encoded: bytes, formats: tuple[str, ...]) -> str:
+    if "TIFF" in formats and encoded[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "; it is a TIFF of a form that Pillow does not know, such as numbers of 64 bits: save it with 8 or 16"
+    return f"; it must be {' or '.join(formats)}"
 
 
 @cache

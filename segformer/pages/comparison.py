@@ -118,15 +118,13 @@ def _warning(records: Sequence[RunRecord]) -> Html:
 def _measure(record: RunRecord) -> dict[str, Any]:
     """What a score depends on beside the model."""
     about, settings = record.about, record.about.settings
-    named = settings.get("eval_split") or (settings.get("split") if record.is_evaluation else None)
-    rows = about.scored_rows or (None if named == "auto" else named)  # runs of before tell their settings alone
     in_windows = settings.get("eval_resolution") == "window"
     sizes = about.image_size if settings.get("eval_resolution") == "processed" else None
     return {
         **{name: settings.get(name) for name in _SCORING},
         **{name: settings.get(name) if in_windows else None for name in _IN_WINDOWS},
         "resize_mode": about.resize_mode,  # as it was, where the settings leave it to the checkpoint
-        "the rows evaluated": rows or [settings.get(name) for name in _HELD_OUT],
+        "the rows evaluated": about.scored_rows or [settings.get(name) for name in _HELD_OUT],
         "what labels mean": about.labels or settings.get("binary_masks"),
         "the number of images evaluated": about.eval_images,
         "the size that labels are resized to": sizes,

@@ -13,7 +13,7 @@ from typing import Any
 
 from segformer.console import FlagParser
 from segformer.training.checkpoints import STATE_NAME, newest_checkpoint, read_training_state
-from segformer.training.description import DESCRIPTION_NAME, RunDescription, read_object
+from segformer.training.description import DESCRIPTION_NAME, PATHS, RunDescription, read_object
 from segformer.training.recipes import GROUPS, RECIPES, TrainConfig, configure
 from segformer.training.recorded import run_of
 from segformer.training.settings import add_flags
@@ -25,7 +25,6 @@ _OF_EVALUATION = (  # what a run's own scores were taken with
     *("per_device_eval_batch_size", "eval_resolution", "eval_window", "eval_stride", "eval_flip", "eval_scales"),
 )
 _ALL_ROWS = {"split": "train", "eval_split": "auto"}  # of data that no recipe and no run knows the splits of
-_PATHS = ("dataset", "checkpoint", "label_names")
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ def settle(given: Mapping[str, Any]) -> TrainConfig:
         recipe = _recipe_for(settings)
         if recipe != "toy" or settings.get("dataset") == "toy":
             logger.info("taking --recipe %s, as none is named", recipe)
-    for name in _PATHS:  # a run.json has of a path only its last folder or file
+    for name in PATHS:  # a run.json has of a path only its last folder or file
         of_a_run_json = "resume_from_checkpoint" not in settings and name not in settings
         if of_a_run_json and _seems_gone(start.get(name), name):
             flag = "--" + name.replace("_", "-")

@@ -27,12 +27,16 @@ DESCRIPTION_NAME = "run.json"
 RESULTS_NAME = "eval_results.json"
 CLASSES_NAME = "classes.csv"
 CONFUSION_NAME = "confusion.csv"
+PATHS = ("dataset", "checkpoint", "label_names")  # settings that may name what lies on this machine
 LAST_STEP = 2**53  # the last whole number that a script can count
 
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What a run knows before its first step, kept as ``run.json``; any of it may be missing."""
+    """What a run knows before its first step, kept as ``run.json``; any of it may be missing.
+
+    Which split was scored, the settings of runs of before tell, unless they left it to the data.
+    """
 
     settings: dict[str, Any] = field(default_factory=dict)
     class_names: list[str] = field(default_factory=list)
@@ -49,6 +53,11 @@ class RunDescription:
     marks: dict[str, str] = field(default_factory=dict)  # what tells its rows from others: of "train" and "scored"
     provenance: dict[str, Any] = field(default_factory=dict)
     resize_mode: str = "squash"  # how photos of another shape come to the model's size
+
+    def __post_init__(self) -> None:
+        named = self.settings.get("eval_split") or (self.settings.get("eval_only") and self.settings.get("split"))
+        if not self.scored_rows and isinstance(named, str) and named != "auto":
+            object.__setattr__(self, "scored_rows", named)
 
     def save(self, output_dir: Path) -> None:
         """Write ``run.json``."""
@@ -93,7 +102,7 @@ def describe(
 ) -> RunDescription:
     """What a run knows of itself; ``settings`` are the configuration's without the paths of this machine."""
     understood = [*rows.labels.lines, *(f"WARNING: {warning}" for warning in rows.labels.warnings)]
-    for name in ("label_names", "dataset", "checkpoint"):
+    for name in reversed(PATHS):  # a file of names may lie in the dataset
         if getattr(config, name):
             understood = [line.replace(getattr(config, name), str(settings[name])) for line in understood]
     return RunDescription(
@@ -119,8 +128,7 @@ def describe(
 
 def _is_of_here(name: str, value: object) -> bool:
     """Whether a setting names what lies in the present folder, which elsewhere is nothing, or another's."""
-    named = name in ("dataset", "checkpoint", "label_names") and isinstance(value, str) and value != "toy"
-    return named and os.path.exists(str(value))
+    return name in PATHS and isinstance(value, str) and value != "toy" and os.path.exists(value)
 
 
 def write_results(

@@ -217,9 +217,7 @@ def _metadata(
 
 def _split(run: Run) -> str:
     """The rows that were scored."""
-    settings = run.settings
-    named = "" if settings["eval_split"] == "auto" else settings["eval_split"]
-    return run.scored_rows or named or f"{settings['split']}, {settings['test_size']:g} of it held out"
+    return run.scored_rows or f"{run.settings['split']}, {run.settings['test_size']:g} of it held out"
 
 
 def _protocol(run: Run) -> tuple[str, str]:

@@ -142,6 +142,18 @@ def test_a_full_disk_is_told_with_the_space_that_it_takes_and_leaves_nothing(tmp
     assert [path for path in cache.rglob("*") if path.suffix in (".arrow", ".unfinished")] == []
 
 
+def test_a_cache_that_cannot_be_made_is_told_with_what_names_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    write_shard(tmp_path / "train.parquet", rows(MANY, weight=20_000), ["room"])
+    with pytest.raises(
+        NotADirectoryError, match=r"cannot make .*file.*; let HF_HOME name a folder that can be written"
+    ):
+        SceneParse150(tmp_path, "train")
+
+
 def test_a_damaged_copy_is_named(tmp_path: Path, cache: Path) -> None:
     write_shard(tmp_path / "train.parquet", rows(MANY), ["room"])
     SceneParse150(tmp_path, "train")

@@ -163,6 +163,15 @@ def test_a_run_ends_where_no_score_is_better_for_so_long_and_leaves_the_best(
     assert len(entries(longer, "loss")) == 20
 
 
+def test_a_run_that_could_score_nothing_does_not_tell_a_score_where_it_stops(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate = training.evaluate
+    monkeypatch.setattr(training, "evaluate", lambda *inputs: evaluate(*inputs) | {"eval_mean_iou": float("nan")})
+    run(settings, max_steps=20, early_stopping_patience=2)
+    assert "stopping early: no pixel that could be scored in 2 evaluations" in capsys.readouterr().out
+
+
 def test_patience_that_no_evaluation_could_try_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"the first of the evaluations comes after step 6, the last; lower --eval-s"):
         run(settings, early_stopping_patience=1, eval_steps=6, save_steps=6)
