@@ -30,7 +30,7 @@ from data.decoding import (
 from data.labels import Colour, LabelRule
 from data.sceneparse import SceneParse150
 from data.shares import RowsKey, Tally, in_order, keep_shares
-from data.understanding import Understanding, without_greys
+from data.understanding import Understanding, edges_of, without_greys
 from data.words import counted
 
 MOST_ROWS = 20  # that are named of one kind
@@ -68,6 +68,9 @@ KINDS = {
         "Palettes that differ",
         "An index is another class in these rows; give the classes' colours in a class file.",
         True,
+    ),
+    "blended": Kind(
+        "Label maps that were blended", "Where two classes meet there are others, which are not; resize by nearest."
     ),
     "shifted": Kind("Labels that seem shifted by one", "Every class would be called by its neighbour's name."),
     "turned": Kind(
@@ -175,6 +178,8 @@ def read_row(dataset: SceneParse150, row: int, files: tuple[bytes | None, bytes 
     rule = dataset.label_rule
     if not (rule.values or rule.colours or rule.binary):
         reading.palette = _palette(annotation, reading.histogram)
+    if (edges := edges_of(np.asarray(label_map), rule)).are_blended:
+        reading.faults.append(("blended", f"{edges.share:.0%} of its edges go through a number between the two sides"))
     if said := _turned(image, annotation, photo.size):
         reading.faults.append(("turned", said))
     return reading

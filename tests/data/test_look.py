@@ -246,6 +246,23 @@ def test_a_split_whose_palette_differs_is_found_and_refused_before_it_is_scored(
         open_parts(config(dataset), decode_photo)
 
 
+def test_label_maps_that_were_resized_as_photos_are_found_and_warned_of(dataset: Path) -> None:
+    scenes = np.random.default_rng(0).integers(0, 5, (3, 4), np.uint8).repeat(70, 0).repeat(75, 1)[5:, 9:]
+    (dataset / "classes.txt").write_text("\n".join(f"class {k}" for k in range(12)))
+    flags = ("--no-reduce-labels",)
+
+    def redrawn(how: Image.Resampling) -> None:
+        for path in (dataset / "annotations").rglob("*.png"):
+            changed(path, lambda held: np.array(Image.fromarray(scenes).resize(held.shape[::-1], how)))
+
+    redrawn(Image.Resampling.NEAREST)
+    assert "blended" not in found(dataset, *flags)
+    redrawn(Image.Resampling.BILINEAR)
+    looked = look.look(config(dataset, *flags))
+    assert looked.findings["blended"].count == sum(len(survey.dataset) for survey in looked.surveys)
+    assert any("edges in the first 20 rows go through a number between" in said for said in looked.labels.warnings)
+
+
 def test_what_training_says_of_the_rows_to_score_is_said(dataset: Path) -> None:
     for path in (dataset / "annotations/validation").iterdir():
         changed(path, lambda held: held + 1)
