@@ -90,12 +90,13 @@ class AllMLPDecoder(nn.Module):
 def fuse(features: list[Tensor], weights: list[Tensor], bias: Tensor) -> Tensor:
     """The sum over the stages of their projected maps, each enlarged to the finest: (B, C, H_0, W_0)."""
     size = features[0].shape[-2:]
-    projected = map(_pointwise, features[1:], weights[1:])  # (B, C, H_i, W_i)
+    biases = [None] * (len(features) - 2) + [bias]  # to the smallest map: enlarging leaves a constant what it is
+    projected = map(_pointwise, features[1:], weights[1:], biases)  # (B, C, H_i, W_i)
     enlarged = (_enlarge(each, size) for each in projected)
     fused = next(enlarged)  # a tensor of its own, not a view, so the others are added to it in place
     for each in enlarged:
         fused += each
-    fused += _pointwise(features[0], weights[0], bias)
+    fused += _pointwise(features[0], weights[0])
     return fused
 
 

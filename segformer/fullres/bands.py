@@ -2,18 +2,23 @@
 
 A band is a few rows of the enlarged logits, (b, rows, W, K), made from the few small rows that it needs: along the
 width first, then down by a small matrix. ``add_reduced`` is the way back, for gradients. Weights and corners are those
-of ``F.interpolate(mode="bilinear", align_corners=False)``. The four-fold enlargement, which training nearly always is,
-goes along the width by strided interpolation, and any other by gathering.
+of ``F.interpolate(mode="bilinear", align_corners=False)``.
+
+The four-fold enlargement, which training nearly always is, goes along the width by strided interpolation, and any other
+by gathering. On a CPU it goes down in strides, too, and back by one depthwise convolution: a matrix nearly all zeros
+waits for memory there.
 """
 
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Made = TypeVar("Made")
@@ -80,6 +85,7 @@ class Band(NamedTuple):
     rows: slice
     needed: slice
     down: Tensor  # (rows, needed)
+    beyond: tuple[int, int] | None  # four-fold: small rows needed above the first and below the last one, 0 or 1 each
 
     @property
     def height(self) -> int:
@@ -131,6 +137,7 @@ def _plan_once(
     B, h, w, K = small
     H, W = size
     rows, columns = taps(h, H, dtype), taps(w, W, dtype)
+    goes_by_strides = device.type == "cpu" and _is_fourfold(h, H) and _is_fourfold(w, W)
     if device.type == "cpu":
         step = band_height(W, K, dtype, device)
         together = max(1, step // H)
@@ -142,19 +149,23 @@ def _plan_once(
         last = min(first + step, H)
         needed, down = rows.matrix(first, last)
         down = down.to(device)
+        beyond = (int(first == 0), int(last == H)) if goes_by_strides else None
         images = (slice(image, image + together) for image in range(0, B, together))
-        bands += [Band(some, slice(first, last), needed, down) for some in images]
+        bands += [Band(some, slice(first, last), needed, down, beyond) for some in images]
     return bands, columns.to(device)
 
 
 def band_height(width: int, num_labels: int, dtype: torch.dtype, device: torch.device, together: int = 1) -> int:
     """How many rows of this width a band has, of each of the pictures that are ``together`` in it."""
     row_bytes = together * width * num_labels * dtype.itemsize
-    return max(1, BAND_BYTES.get(device.type, BAND_BYTES["cuda"]) // row_bytes)
+    rows = max(1, BAND_BYTES.get(device.type, BAND_BYTES["cuda"]) // row_bytes)
+    return max(4, rows - rows % 4) if device.type == "cpu" else rows  # those in the place of whole small rows
 
 
-def enlarge(few_rows: Tensor, down: Tensor, columns: Taps, scratch: Scratch) -> Tensor:
-    """Enlarge a band: (b, r, w, K) -> (b, rows, W * K), along the width and then down by a small matrix."""
+def enlarge(few_rows: Tensor, band: Band, columns: Taps, scratch: Scratch) -> Tensor:
+    """Enlarge what a band needs: (b, r, w, K) -> (b, rows, W * K), along the width and then down."""
+    if band.beyond:
+        few_rows = _with_edges(few_rows, band.beyond)
     b, r, w, K = few_rows.shape
     W = len(columns.low)
     wide = scratch("wide", b, r, W, K)
@@ -164,15 +175,20 @@ def enlarge(few_rows: Tensor, down: Tensor, columns: Taps, scratch: Scratch) -> 
         torch.index_select(few_rows, 2, columns.low, out=wide)
         high = torch.index_select(few_rows, 2, columns.high, out=scratch("high", *wide.shape))
         torch.lerp(wide, high, columns.weight[:, None], out=wide)
-    band = scratch("band", b, down.shape[0], W * K)
-    return torch.bmm(down.expand(b, -1, -1), wide.flatten(2), out=band)
+    enlarged = scratch("band", b, band.height, W * K)
+    if band.beyond:
+        return _lower_fourfold(wide.flatten(2), enlarged)
+    return torch.bmm(band.down.expand(b, -1, -1), wide.flatten(2), out=enlarged)
 
 
-def add_reduced(gradient: Tensor, slope: Tensor, down: Tensor, columns: Taps, scratch: Scratch) -> None:
+def add_reduced(gradient: Tensor, slope: Tensor, band: Band, columns: Taps, scratch: Scratch) -> None:
     """Undo ``enlarge`` for a gradient: add (b, rows, W * K) to ``gradient``, (b, r, w, K), where it came from."""
     b, r, w, K = gradient.shape
     W = len(columns.low)
-    wide = torch.bmm(down.t().expand(b, -1, -1), slope, out=scratch("wide", b, r, W * K)).view(b, r, W, K)
+    if band.beyond and slope.dtype == torch.float32 and _HAS_DEPTHWISE:
+        _add_narrowed_at_once(gradient, slope.view(b, -1, W, K), band.beyond)
+        return
+    wide = torch.bmm(band.down.t().expand(b, -1, -1), slope, out=scratch("wide", b, r, W * K)).view(b, r, W, K)
     if _is_fourfold(w, W):
         _add_narrowed_fourfold(gradient, wide)
         return
@@ -183,7 +199,10 @@ def add_reduced(gradient: Tensor, slope: Tensor, down: Tensor, columns: Taps, sc
 
 # Of the four pixels that stand in the place of one small logit, at -3/8, -1/8, 1/8 and 3/8 of the way to the next one,
 # the first two lie between it and the one before, the others between it and the one after. Those outside of the first
-# and the last logit are these themselves.
+# and the last logit are these themselves. So a logit has a share in eight pixels, of eighths.
+
+_SHARES = (1, 3, 5, 7, 7, 5, 3, 1)
+_HAS_DEPTHWISE = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def _is_fourfold(w: int, W: int) -> bool:
@@ -213,3 +232,44 @@ def _add_narrowed_fourfold(gradient: Tensor, wide: Tensor) -> None:
         else:
             after.add_(pixels[:, :, :-1], alpha=1 - own)
             last.add_(pixels[:, :, -1], alpha=1 - own)
+
+
+def _with_edges(few_rows: Tensor, beyond: tuple[int, int]) -> Tensor:
+    """The small rows of a band with the first and the last one once more where the picture ends."""
+    above, below = beyond
+    parts = [few_rows[:, :1]] * above + [few_rows] + [few_rows[:, -1:]] * below
+    return torch.cat(parts, 1) if len(parts) > 1 else few_rows
+
+
+def _lower_fourfold(wide: Tensor, band: Tensor) -> Tensor:
+    """Four-fold down: (b, r + 2, n) with a row above and one below into ``band``, (b, 4 r, n)."""
+    b, r, n = wide.shape[0], wide.shape[1] - 2, wide.shape[2]
+    rows = band.view(b, r, 4, n)
+    for phase, weight in enumerate((5 / 8, 7 / 8, 1 / 8, 3 / 8)):
+        above = 0 if phase < 2 else 1
+        torch.lerp(wide[:, above : above + r], wide[:, above + 1 : above + 1 + r], weight, out=rows[:, :, phase])
+    return band
+
+
+def _add_narrowed_at_once(gradient: Tensor, slope: Tensor, beyond: tuple[int, int]) -> None:
+    """Undo both for a gradient: add (b, 4 r, W, K) to ``gradient``, the r rows in whose place it is and those beside.
+
+    Each class by itself is convolved with the shares, with a stride of 4; what falls beyond an edge belongs to it.
+    """
+    K, (above, below) = slope.shape[-1], beyond
+    share = F.conv2d(slope.permute(0, 3, 1, 2), _convolution(K), stride=4, padding=6, groups=K).permute(0, 2, 3, 1)
+    share[:, :, 1] += share[:, :, 0]  # (b, r + 2, w + 2, K)
+    share[:, :, -2] += share[:, :, -1]
+    if above:
+        share[:, 1] += share[:, 0]
+    if below:
+        share[:, -2] += share[:, -1]
+    gradient += share[:, above : share.shape[1] - below, 1:-1]
+
+
+@lru_cache(maxsize=4)
+@torch.inference_mode(mode=False)
+def _convolution(K: int) -> Tensor:
+    """What eight pixels along each side have of a logit, for every class: (K, 1, 8, 8)."""
+    shares = torch.tensor(_SHARES) / 8
+    return torch.outer(shares, shares).repeat(K, 1, 1, 1)

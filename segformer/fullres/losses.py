@@ -358,7 +358,9 @@ class _Walk:
     """A batch band by band: small logits (B, h, w, K) enlarged to labels, (B, H, W), and slopes brought back."""
 
     def __init__(self, small: Tensor, labels: Tensor, ignore_index: int) -> None:
-        self.small, self.labels, self.ignore_index = small, labels, ignore_index
+        self.small, self.width = small, labels.shape[2]
+        self.valid = _is_valid(labels, small.shape[-1], ignore_index)
+        self.target = torch.where(self.valid, labels, 0)
         self.bands, self.columns = plan(small, labels.shape[1:])
         self.scratch = Scratch(small)
 
@@ -366,18 +368,16 @@ class _Walk:
         K = self.small.shape[-1]
         for band in self.bands:
             few_rows = self.small[band.images, band.needed]
-            logits = enlarge(few_rows, band.down, self.columns, self.scratch).view(-1, K)  # (b * rows * W, K)
-            labels = self.labels[band.images, band.rows].reshape(-1, 1)
-            valid = _is_valid(labels, K, self.ignore_index)
-            target = torch.where(valid, labels, 0)
+            logits = enlarge(few_rows, band, self.columns, self.scratch).view(-1, K)  # (b * rows * W, K)
+            valid, target = (each[band.images, band.rows].reshape(-1, 1) for each in (self.valid, self.target))
             probability, log_truth = _softmax(logits, target, out=self.scratch("probability", *logits.shape))
             yield _Pixels(band, logits, probability, log_truth, target, valid)
 
     def add_reduced(self, gradient: Tensor, pixels: _Pixels) -> None:
         """Add the slope that stands in ``pixels.probability`` to the gradient of the small logits."""
-        band, values_a_row = pixels.band, self.labels.shape[2] * self.small.shape[-1]
+        band, values_a_row = pixels.band, self.width * self.small.shape[-1]
         slope = pixels.probability.view(-1, band.height, values_a_row)
-        add_reduced(gradient[band.images, band.needed], slope, band.down, self.columns, self.scratch)
+        add_reduced(gradient[band.images, band.needed], slope, band, self.columns, self.scratch)
 
 
 def _softmax(logits: Tensor, target: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:

@@ -165,7 +165,7 @@ def _enlarged_bands(views: Sequence[LogitRows], size: Sequence[int]) -> Iterator
     for bands in zip(*(bands for bands, _ in plans), strict=True):
         enlarged = []
         for view, band, (_, columns), scratch in zip(views, bands, plans, scratches, strict=True):
-            wide = enlarge(view.rows(band.images, band.needed), band.down, columns, scratch)  # (b, rows, W * K)
+            wide = enlarge(view.rows(band.images, band.needed), band, columns, scratch)  # (b, rows, W * K)
             enlarged.append(wide.view(-1, band.height, size[1], view.shape[-1]))
         yield bands[0], enlarged
 
@@ -199,7 +199,7 @@ def _fill_bands(prediction: Tensor, small: LogitRows, strip: slice) -> None:
     for band in bands:
         if strip.start <= band.rows.start < strip.stop:
             few_rows = small.rows(band.images, band.needed)
-            enlarged = enlarge(few_rows, band.down, columns, scratch)  # (b, rows, W * K)
+            enlarged = enlarge(few_rows, band, columns, scratch)  # (b, rows, W * K)
             prediction[band.images, band.rows] = enlarged.view(-1, band.height, size[1], K).argmax(-1)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from segformer import fullres
-from segformer.fullres import prediction, winners
+from segformer.fullres import bands, prediction, winners
 
 SIZES = [
     ((8, 8), (32, 32)),
@@ -90,6 +90,13 @@ def test_mean_loss_equals_transformers(
     ours = value_and_gradient(lambda x: fullres.cross_entropy(x, labels), logits)
     theirs = value_and_gradient(lambda x: transformers_loss(x, labels), logits)
     assert_same_loss(ours, theirs, tolerance)
+
+
+def test_a_machine_without_onednn_has_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = some_logits(2, 150, (75, 75)), some_labels(2, 150, (300, 300))
+    at_once = value_and_gradient(lambda x: fullres.cross_entropy(x, labels), logits)
+    monkeypatch.setattr(bands, "_HAS_DEPTHWISE", False)
+    assert_same_loss(value_and_gradient(lambda x: fullres.cross_entropy(x, labels), logits), at_once, 1e-6)
 
 
 @pytest.mark.parametrize(("small", "size"), [((8, 12), (32, 48)), ((7, 5), (27, 18)), ((9, 8), (4, 3))])
