@@ -99,7 +99,7 @@ def _aids(config: TrainConfig) -> str:
 def _schedule(config: TrainConfig, plan: Plan) -> str:
     warmup = f", after {counted(config.warmup_steps, 'step')} of warm-up" if config.warmup_steps else ""
     if config.warmup_steps >= plan.total_steps:
-        warmup += ", more than the run has, which never comes to that rate: lower --warmup-steps"
+        warmup += f", which a run of {plan.total_steps} never comes to the end of: lower --warmup-steps"
     head = config.head_learning_rate_factor
     decoder = "" if head == 1 else f" (decoder {config.learning_rate * head:g})"
     rate = f"learning rate {config.learning_rate:g}{decoder}"

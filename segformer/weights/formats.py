@@ -39,6 +39,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if path.name.endswith(INDEX_SUFFIX):
         return _read_shards(path)
+    if path.suffix == ".onnx":
+        raise ValueError(f"{path} is an exported graph, not weights; infer.py runs it, and scores it by --annotations")
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} is a {path.suffix or 'nameless kind of'} file; weights are {', '.join(SUFFIXES)}")
     with path.open("rb") as opened:

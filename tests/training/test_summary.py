@@ -70,7 +70,7 @@ def test_a_warm_up_that_is_longer_than_the_run_is_told_of(steps: int, is_told: b
     about = RunDescription(image_size=[32, 32], understood=["data"])
     config = configure("guide", warmup_steps=100, max_steps=steps)
     told = " ".join(start_summary(config, about, Plan.of(config, 10), torch.device("cpu"), 1).split())
-    assert ("more than the run has, which never comes to that rate: lower --warmup-steps" in told) == is_told
+    assert (f"which a run of {steps} never comes to the end of: lower --warmup-steps" in told) == is_told
 
 
 SEVERAL = "epochs|rows|photos|images|steps|classes|colours|threads|parameters|evaluations"
