@@ -212,7 +212,8 @@ class Samples(Dataset[Sample]):
         image, label_map = self.dataset[row]
         if label_map is None:
             raise ValueError(
-                f"row {row}, {self.name(row)}, has no annotation; train and evaluate on an annotated split"
+                f"row {row}, {self.name(row)}, has no annotation; take it out, or train and evaluate on an annotated "
+                "split"
             )
         return image, label_map
 

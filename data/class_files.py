@@ -35,6 +35,7 @@ _MAYBE_ID_HEADS = {  # where all in the column are numbers that a label map of 8
     "ids", "number", "no", "code", "dn", "pixel", "maskvalue", "gray", "grey", "grayvalue", "greyvalue", "classnumber",
     "classindex", "labelvalue", "labelindex", "categoryid", "trainid", "color", "colour",
 }  # fmt: skip
+_HEADS_OF_NOTHING = {"", "unnamed", "order", "nr", "num", "nummer", "numero", "key"}
 _NAME_HEADS = {"name", "class", "label", "classname", "labelname", "category", "classes", "names"}
 _CHANNEL_HEADS = (("r", "red"), ("g", "green"), ("b", "blue"))
 
@@ -94,7 +95,8 @@ def read_classes(path: Path) -> Classes:
 def parse_classes(text: str, source: str) -> Classes:
     """The classes in the text of a file; see ``read_classes``."""
     try:
-        entries = _from_json(text) if source.lower().endswith(".json") else _from_lines(text)
+        is_json = source.lower().endswith(".json") or text.lstrip()[:1] in ("[", "{")
+        entries = _from_json(text) if is_json else _from_lines(text)
         return _checked(entries, source)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"label names in {source}: {error}") from error
@@ -170,15 +172,17 @@ def _from_lines(text: str) -> list[Entry]:
         return table
     if any(re.match(r"(names|nc|classes|labels)\s*:", line) for line in bare):
         raise ValueError(f"{bare[0]!r} looks like YAML, which is not read; write a name a line, or JSON")
+    headless = bare[1:] if bare and re.fullmatch(r"[^\d,;\t]+([,;\t][^\d,;\t]+)+", bare[0]) else []
     for form, make in _LINES:
-        matches = [match for line in bare if (match := re.fullmatch(form, line))]
-        if bare and len(matches) == len(bare):
-            entries = [make(match) for match in matches]
-            if form is not _NAME_AND_ID or _are_numbered(entries):
-                return entries
+        for rows in filter(None, (bare, headless)):
+            matches = [match for line in rows if (match := re.fullmatch(form, line))]
+            if len(matches) == len(rows):
+                entries = [make(match) for match in matches]
+                if form is not _NAME_AND_ID or _are_numbered(entries):
+                    return entries
     if len(bare) == 1 and "," in bare[0]:
         return [Entry(name.strip()) for name in bare[0].split(",")]
-    if bare[:2] == _LABELME:
+    if bare[:2] == _LABELME or (len(bare) > 1 and re.sub(r"[^a-z]", "", bare[0].lower()) in _NAME_HEADS):
         return [Entry(line) for line in bare[1:]]
     return [Entry(line) for line in lines if not line.startswith("#")]
 
@@ -235,6 +239,8 @@ def _table(lines: list[str]) -> list[Entry]:
             shown = " and ".join(rows[0][i] for i in maybe)
             raise ValueError(f"the columns {shown} both number the classes, each otherwise; call the right one id")
         number = maybe[0] if maybe else None
+    if number is None:
+        _check_uncalled(rows, [i for i in numeric if i != name and heads[i] in _HEADS_OF_NOTHING])
     channels = [next((place[head] for head in heads if head in names), None) for names in _CHANNEL_HEADS]
     whole = [i for i, head in enumerate(heads) if head.startswith(("color", "colour", "rgb"))]
     entries = []
@@ -250,6 +256,17 @@ def _table(lines: list[str]) -> list[Entry]:
         entries.append(Entry(row[name], None if number is None else int(row[number]), colour))
     short = [entry._replace(name=entry.name.split(";")[0].split(",")[0].strip()) for entry in entries]
     return short if len({entry.name for entry in short}) == len(entries) else entries
+
+
+def _check_uncalled(rows: list[list[str]], numeric: list[int]) -> None:
+    """Refuse a column that numbers the classes in another order than the lines, under a head that says nothing."""
+    for i in numeric:
+        numbers = [int(row[i]) for row in rows[1:]]
+        if _count_up(numbers) and numbers != sorted(numbers):
+            raise ValueError(
+                f"the column {rows[0][i]!r} numbers the classes in another order than the lines; call it id if these "
+                "are their ids, or take it out"
+            )
 
 
 def _triple(cell: str) -> Colour | None:

@@ -246,7 +246,10 @@ def _fit(
         return label_map
     turn = _TURNS.get(_orientation(image_bytes)) if own is None else _BACK.get(own, own)
     if turn is None or label_map.size != image.size[::-1]:
-        raise ValueError(f"annotation of {where} is {label_map.size} but its image {image.size} (width, height)")
+        raise ValueError(
+            f"annotation of {where} is {label_map.size} but its image {image.size} (width, height); bring them to one "
+            "size, the label map by nearest neighbour"
+        )
     _say_turned(where, "stored, on its side: it is turned upright with the photo" if own is None else COPIED_TURN)
     return label_map.transpose(turn)
 

@@ -58,10 +58,10 @@ class LabelRule:
                 f"num_labels is {self.num_labels!r}; it must be 1 to {most}, as a label map has 8 bits and keeps "
                 f"{IGNORE_INDEX} for ignored pixels{kept}"
             )
-        if not all(is_integer(value) and 0 <= value <= _HIGHEST_STORED for value in self.ignored):
+        if not all(is_integer(value) and -_HIGHEST_STORED <= value <= _HIGHEST_STORED for value in self.ignored):
             raise ValueError(
-                f"ignore_index is {self.ignore_index!r}; it must be a raw value, 0 to {_HIGHEST_STORED}, or several, "
-                "or None"
+                f"ignore_index is {self.ignore_index!r}; it must be a raw value, at most {_HIGHEST_STORED} either way, "
+                "or several, or None"
             )
         if self.binary:
             self._check_binary()
@@ -236,7 +236,9 @@ class LabelRule:
         if self.is_binary:
             return f"{message}; if every value above 0 is the object, give --binary-masks"
         if value == 255 and not self.ignored:
-            cure = "if 255 means ignored, set ignore_index; if it means the object of a mask, give --binary-masks"
+            cure = (
+                "if 255 means ignored, give --ignore-index 255; if it means the object of a mask, give --binary-masks"
+            )
             return f"{message}; {cure}"
         return message
 

@@ -107,7 +107,7 @@ def _find(cell: str, file: Path, base: Path, *kinds: Path) -> str | None:
 def _rows(file: Path) -> list[Row]:
     """The lines that hold anything, each in cells. Raises ValueError for a list without any."""
     lines = [(number, line) for number, line in enumerate(read_text(file).splitlines(), 1) if line.strip()]
-    lines = [(number, line) for number, line in lines if not line.startswith("#")]
+    lines = [(number, line) for number, line in lines if not re.match(r"#(\s|#|$)", line)]  # "#7" may be a name
     if not lines:
         raise ValueError(f"{file} lists nothing; it takes the name of an image, or a pair of paths, in every line")
     delimiter = _delimiter([line for _, line in lines])

@@ -242,12 +242,18 @@ def _of_kind(kind: str) -> tuple[str, str]:
     return kind, f"{noun}s {rest}"
 
 
-def list_files(folder: Path) -> list[str]:
-    """The paths of all files in here and deeper, relative, with "/", in lexicographic order."""
-    files = []
+def list_files(folder: Path, above: tuple[str, ...] = ()) -> list[str]:
+    """The paths of all files in here and deeper, relative, with "/", in lexicographic order.
+
+    A link to one of the folders ``above``, in which it lies, leads nowhere new.
+    """
+    files: list[str] = []
+    here = os.path.realpath(folder)
+    if here in above:
+        return files
     for entry in list_folder(folder):
         if entry.is_dir():
-            files += [f"{entry.name}/{file}" for file in list_files(folder / entry.name)]
+            files += [f"{entry.name}/{file}" for file in list_files(folder / entry.name, (*above, here))]
         else:
             files.append(entry.name)
     return sorted(files)

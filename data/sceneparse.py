@@ -155,7 +155,8 @@ def _places(part: SplitPart, sources: list[Rows]) -> list[tuple[Rows, int]]:
 def whole_and_rows(part: SceneParse150 | Subset[Any]) -> tuple[SceneParse150, Sequence[int]]:
     """The dataset that a part is of, which may be itself, and the part's rows in it."""
     if isinstance(part, Subset):
-        return cast(SceneParse150, part.dataset), part.indices
+        whole, rows = whole_and_rows(cast("SceneParse150 | Subset[Any]", part.dataset))
+        return whole, [rows[row] for row in part.indices]
     return part, range(len(part))
 
 

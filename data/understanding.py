@@ -74,6 +74,7 @@ class Held:
     colours: Counter[Colour] = field(default_factory=Counter)
     bilevel: bool = True  # while no label map has more than one bit
     coloured: str = ""  # where the first row of colours lies
+    kinds: set[tuple[int, ...]] = field(default_factory=set)  # what single label maps hold, of three values at most
     palette: dict[int, Colour] = field(default_factory=dict)
     clash: str = ""  # of two palettes
     black_second: str = ""  # where a palette first has black after another colour
@@ -89,6 +90,8 @@ class Held:
         found, counts = np.unique(stored.values(), return_counts=True)
         values = dict(zip(map(int, found), counts.tolist(), strict=True))  # of one bit, they are True and False
         self.values.update(values)
+        if len(values) < 4:
+            self.kinds.add(tuple(values))
         palette = stored.palette
         if stored.is_black_second:
             self.black_second = self.black_second or where
@@ -367,6 +370,8 @@ def _by_value(
     if reduced and is_other and (classes is None or classes.first_id != 1):
         names = names[1:]  # of the 0 that is left out
     ignored = _ignored(names, reduced, flags)
+    if len(names) == 2 and ignored == IGNORE_INDEX and flags.ignore_index is None:
+        ignored = _ignored_beside_an_object(dataset, held)
     while len(names) > 1 and flags.ignore_index is None and _is_void(names[-1]):
         names.pop()  # ignored, and no other id moves
     _check_count(flags, len(names), classes)
@@ -594,6 +599,21 @@ def _ignored(names: list[str], reduced: bool, flags: Flags) -> int | tuple[int, 
         ignored.append(IGNORE_INDEX if flags.ignore_index is None else flags.ignore_index)
     ignored = list(dict.fromkeys(ignored))
     return (tuple(ignored) if len(ignored) > 1 else ignored[0]) if ignored else None
+
+
+def _ignored_beside_an_object(dataset: SceneParse150, held: Held) -> int | None:
+    """255 of two classes 0 and 1, if it lies beside both; else it is refused, for masks may say 255 for their object.
+
+    Raises ValueError where some label maps have 1 and others 255.
+    """
+    if not {1, IGNORE_INDEX} <= set(held.values):
+        return None
+    if (0, IGNORE_INDEX) in held.kinds and not any({1, IGNORE_INDEX} <= set(kind) for kind in held.kinds):
+        raise ValueError(
+            f"label maps of {dataset.source} hold 0 and 1, others 0 and 255, and none of {_first(held.rows)} 1 and "
+            "255: if both are the object, give --binary-masks; if 255 is ignored, --ignore-index 255"
+        )
+    return IGNORE_INDEX
 
 
 def _check_values(dataset: SceneParse150, held: Held, rule: LabelRule) -> None:

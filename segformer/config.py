@@ -260,7 +260,7 @@ def variant_of(config: SegformerConfig) -> str | None:
 
 def compare_classes(held: Mapping[int, str], asked: Mapping[int, str]) -> None:
     """Refuse to score a model of the same classes in another order; warn of other names, which may be other words."""
-    ours, theirs = ([names[k].strip().casefold() for k in sorted(names)] for names in (held, asked))
+    ours, theirs = _folded(held), _folded(asked)
     differing = [k for k, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other]
     unnamed = any(all(name.startswith("label_") for name in names) for names in (ours, theirs))
     if len(ours) != len(theirs) or not differing or unnamed:
@@ -273,3 +273,19 @@ def compare_classes(held: Mapping[int, str], asked: Mapping[int, str]) -> None:
             "--label-names; if the label maps number them otherwise, renumber those"
         )
     logger.warning("%s; scores go by the number of a class, whatever its name", first)
+
+
+def warn_of_another_order(held: Mapping[int, str], asked: Mapping[int, str]) -> None:
+    """Say so where a model is given the names of its own classes in another order, for its weights stay in theirs."""
+    ours, theirs = _folded(held), _folded(asked)
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        k = next(k for k, (one, other) in enumerate(zip(ours, theirs, strict=True)) if one != other)
+        logger.warning(
+            "id2label calls class %d %r, which the checkpoint has as %r: the same classes in another order, and the "
+            "weights stay in the checkpoint's, so that every such class answers to another's name until it is trained",
+            *(k, theirs[k], ours[k]),
+        )
+
+
+def _folded(names: Mapping[int, str]) -> list[str]:
+    return [names[k].strip().casefold() for k in sorted(names)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import math
 import os
 import re
@@ -38,12 +39,29 @@ SEGMENTS_NAME = "segments.json"
 SCORES_NAME = "scores.json"
 # Of an overlay of 683 x 512, level 1 takes 8 ms and 189 KB, the default 6 takes 27 ms and 173 KB, 9 takes 105 ms.
 COMPRESS_LEVEL = 1
-_PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+_PHOTO_ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".gif"}
+_OTHER_PHOTOS = {
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".raf",
+    ".rw2",
+    ".orf",
+    ".psd",
+}
 _VIDEO_ENDINGS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
 _MOST_NAME_BYTES = 235  # what most file systems allow, less the longest ending and a number
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # in names on Windows, also on its disks in other systems
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])(?= *(\.|$))", re.IGNORECASE)
 _MOST_WORKERS = 8
+
+logger = logging.getLogger(__name__)
 
 
 def find_photos(sources: Iterable[str]) -> list[Path]:
@@ -62,6 +80,7 @@ def find_photos(sources: Iterable[str]) -> list[Path]:
                 raise FileNotFoundError(
                     f"no photo in {source}; photos end in {', '.join(sorted(_PHOTO_ENDINGS))}{hint}"
                 )
+            _tell_of_others(source, path.iterdir())
             found += inside
         elif re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE):
             raise ValueError(f"{source} is an address; download the photo and name its file, or a folder of several")
@@ -77,10 +96,24 @@ def find_photos(sources: Iterable[str]) -> list[Path]:
 
 
 def _matches(pattern: str) -> list[Path]:
-    matches = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if _is_photo(path))
+    found = [Path(each) for each in glob.glob(pattern, recursive=True)]
+    matches = sorted(path for path in found if _is_photo(path))
     if not matches:
         raise FileNotFoundError(f"no photo matches {pattern}; photos end in {', '.join(sorted(_PHOTO_ENDINGS))}")
-    return matches
+    _tell_of_others(pattern, found)
+    once = {path.resolve(): path for path in reversed(matches)}  # a link to a folder above would find all again
+    return list(reversed(once.values()))
+
+
+def _tell_of_others(source: str, paths: Iterable[Path]) -> None:
+    """Say how many pictures and videos were passed over, by their endings."""
+    others = Counter(ending for path in paths if (ending := path.suffix.lower()) in _OTHER_PHOTOS | _VIDEO_ENDINGS)
+    if others:
+        listed = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+        logger.warning(
+            "%s: passed over %s (%s); save photos as JPEG or PNG, and name the frames of a video",
+            *(source, counted(others.total(), "file"), listed),
+        )
 
 
 def _is_photo(path: Path) -> bool:

@@ -315,6 +315,23 @@ def test_folders_of_photos_in_a_folder_are_told_of(run: Run, photos: Path) -> No
     assert find_photos([f"{photos}/**/*"]) == [photos / "day1/a.png"]
 
 
+def test_photos_and_videos_that_are_not_read_are_counted(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    random_photo().save(photos / "a.png")
+    for name in ("b.HEIC", "c.heic", "d.mp4", "notes.txt"):
+        (photos / name).write_bytes(b"none of ours")
+    for source in (photos, photos / "*"):
+        assert find_photos([str(source)]) == [photos / "a.png"]
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "passed over 3 files (2 .heic, 1 .mp4); save photos as JPEG or PNG, and name the frames of a video"
+    ] * 2
+
+
+def test_photos_that_a_link_to_a_folder_above_shows_again_are_found_once(photos: Path) -> None:
+    random_photo().save(photos / "a.png")
+    (photos / "again").symlink_to(photos, target_is_directory=True)
+    assert find_photos([f"{photos}/**/*"]) == [photos / "a.png"]
+
+
 @pytest.mark.parametrize("opacity", ["1.1", "-0.1", "nan", "much"])
 def test_an_opacity_out_of_range_is_refused_by_flag(opacity: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

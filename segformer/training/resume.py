@@ -218,8 +218,9 @@ def _restore(state: dict[str, Any], optimizer: torch.optim.Optimizer, scaler: to
 
 
 def _plain(rule: dict[str, Any]) -> str:
-    """What the numbers mean, however they are drawn."""
-    return json.dumps({**rule, "palette": None}, sort_keys=True, default=str)
+    """What the numbers mean, however they are drawn, and whether 255, which is no class, is ignored or refused."""
+    ignored = None if rule.get("ignore_index") == 255 else rule.get("ignore_index")
+    return json.dumps({**rule, "ignore_index": ignored, "palette": None}, sort_keys=True, default=str)
 
 
 def _bring_along(checkpoint: Path, folder: Path, progress: Progress) -> None:

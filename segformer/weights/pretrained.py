@@ -13,7 +13,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
-from segformer.config import VARIANTS, SegformerConfig, named_classes, read_config
+from segformer.config import VARIANTS, SegformerConfig, named_classes, read_config, warn_of_another_order
 from segformer.console import counted
 from segformer.files import CONFIG_NAME, WEIGHTS_NAME, NonFiniteError, check_finite, write_atomically
 from segformer.weights import dialects
@@ -129,6 +129,7 @@ def choose_config(
         names = named_classes(id2label)
         if num_labels not in (None, len(names)):
             raise ValueError(f"num_labels is {num_labels} but id2label names {counted(len(names), 'class')}")
+        warn_of_another_order(config.id2label, names)
         config = replace(config, id2label=names, num_labels=len(names))
     elif num_labels is not None and num_labels != config.num_labels:
         config = replace(config, id2label=None, num_labels=num_labels)  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from data import SceneParse150, decoding, train_test_split
 from data.labels import LabelRule
+from data.sceneparse import whole_and_rows
 from data.sources.shards import write_shard
 from data.toy.scenes import SCENE_CATEGORIES as TOY_CATEGORIES
 from data.toy.scenes import TOY_SPLITS
@@ -122,6 +123,18 @@ def test_train_test_split_picks_the_rows_that_datasets_picks(
     expected = datasets.Dataset.from_dict({"row": range(count)}).train_test_split(test_size=test_size, seed=seed)
     assert list(train.indices) == expected["train"]["row"][:]
     assert list(test.indices) == expected["test"]["row"][:]
+
+
+def test_a_part_of_a_part_knows_the_names_of_its_rows(tmp_path: Path) -> None:
+    make_shard(tmp_path / "train.parquet", range(9))
+    rows = SceneParse150(tmp_path)
+    rest, _ = train_test_split(rows, 2, 0)
+    train, _ = train_test_split(rest, 2, 1)
+    whole, places = whole_and_rows(train)
+    assert whole is rows
+    assert [np.asarray(whole[place][0]).tolist() for place in places] == [
+        np.asarray(photo).tolist() for photo, _ in train
+    ]
 
 
 def test_train_test_split_of_fifty_rows_with_seed_42_is_the_guides(tmp_path: Path) -> None:

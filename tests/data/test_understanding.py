@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,28 @@ def test_numbers_beside_names_are_ids_even_with_holes(file: str) -> None:
     assert (found.names, found.ids) == (("background", "road", "tree"), (0, 1, 4))
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("names.txt", "name\nbackground\nroad\ncar\n"),
+        ("names.csv", "Class Name\nbackground\nroad\ncar\n"),
+        ("names.txt", "번호,이름\n0,background\n1,road\n2,car\n"),
+        ("names.txt", "Nr;Klasse\n0;background\n1;road\n2;car\n"),
+        ("names.txt", '[\n  "background",\n  "road",\n  "car"\n]\n'),
+        ("names.txt", '{"0": "background", "1": "road", "2": "car"}'),
+    ],
+)
+def test_a_header_is_no_class_and_json_is_json_under_any_name(file: str, text: str) -> None:
+    assert parse_classes(text, file).names == ("background", "road", "car")
+
+
+@pytest.mark.parametrize("head", ["", "order"])
+def test_a_column_that_numbers_classes_in_another_order_is_not_passed_over(head: str) -> None:
+    with pytest.raises(ValueError, match=f"the column '{head}' numbers the classes in another order than the lines"):
+        parse_classes(f"{head},name\n2,car\n0,background\n1,road\n", "c.csv")
+    assert parse_classes(f"{head},name\n0,background\n1,road\n2,car\n", "c.csv").names[0] == "background"
+
+
 def test_the_table_of_sceneparse_150_and_the_names_of_a_model_agree() -> None:
     table = "Idx,Name\n" + "\n".join(f"{k + 1},{name}" for k, name in ID2LABEL.items())
     names = [parse_classes(json.dumps(ID2LABEL), "a.json"), parse_classes(table, "b.csv")]
@@ -337,6 +360,31 @@ def test_0_and_255_among_more_classes_are_no_masks(tmp_path: Path) -> None:
     assert about(folder(tmp_path, values(0, 1, 255)), num_labels=2, reduce_labels=False).rule == LabelRule(
         2, False, 255
     )
+
+
+def test_255_beside_two_classes_is_ignored_only_where_it_lies_beside_their_object(tmp_path: Path) -> None:
+    with_object, with_255 = values(0, 1), values(0, 255)
+    two = {"num_labels": 2, "reduce_labels": False}
+    found = about(folder(tmp_path / "void", with_object, values(0, 1, 255), with_255), **two)
+    assert found.rule.meaning(255) == 255
+    both = refusal(folder(tmp_path / "mixed", with_object, with_255), **two)
+    assert "give --binary-masks; if 255 is ignored, --ignore-index 255" in both
+    assert about(tmp_path / "mixed", ignore_index=255, **two).rule.meaning(255) == 255
+    later = folder(tmp_path / "later", *[with_object] * 20)
+    rule = about(later, **two).rule
+    Image.fromarray(with_255).save(later / "annotations/9.png")  # the last
+    with pytest.raises(ValueError, match="--ignore-index 255; if it means the object of a mask, give --binary-masks"):
+        SceneParse150(later, label_rule=rule)[19]
+
+
+def test_a_negative_number_can_be_what_is_ignored(tmp_path: Path) -> None:
+    wide = Image.fromarray(np.array([[-1, 0, 1, 2]], np.int32))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 1)).save(tmp_path / "images/0.png")
+    wide.save(tmp_path / "annotations/0.tif")
+    rule = about(tmp_path, num_labels=3, reduce_labels=False, ignore_index=-1).rule
+    assert np.asarray(SceneParse150(tmp_path, label_rule=rule)[0][1]).tolist() == [[255, 0, 1, 2]]
 
 
 # What is said
@@ -880,3 +928,14 @@ def test_a_label_map_alone_is_read_by_the_rule() -> None:
     assert np.asarray(decode_label_map(encode(Image.fromarray(values(0, 1, 2))), "here", rule)).tolist() == [
         [255, 1, 2]
     ]
+
+
+@pytest.mark.parametrize("page", ["data.md", "data.ko.md"])
+def test_the_lines_of_the_page_read_own_classes_as_they_are(page: str, tmp_path: Path) -> None:
+    (folder(tmp_path, values(0, 1, 2)) / "names.txt").write_text("background\nroad\ncar\n")
+    text = (Path(__file__).resolve().parents[2] / "docs" / page).read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    made: dict[str, Any] = {}
+    exec(lines.replace("path/to/folder", tmp_path.as_posix()), made)
+    assert made["found"].id2label == {0: "background", 1: "road", 2: "car"}
+    assert made["processor"](*made["rows"][0])[1].unique().tolist() == [0, 1, 2]

@@ -204,6 +204,19 @@ def test_what_is_left_untouched_is_logged_in_one_line(
     assert re.search(r"encoder\.pth: 16 tensors not in the checkpoint.*linear_c\.0", line)
 
 
+def test_the_checkpoints_own_names_in_another_order_are_told_of(
+    tiny_model: Segformer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_model.save_pretrained(tmp_path)
+    names = list(tiny_model.config.id2label.values())
+    Segformer.from_pretrained(tmp_path, id2label=[name.upper() for name in names])
+    assert caplog.messages == []
+    Segformer.from_pretrained(tmp_path, id2label=[*names[1:], names[0]])
+    assert len(caplog.messages) == 1
+    told = f"class 0 {names[1]!r}, which the checkpoint has as {names[0]!r}"
+    assert told.casefold() in caplog.messages[0]
+
+
 def opened_by_transformers(folder: Path) -> transformers.SegformerForSemanticSegmentation:
     """The model as transformers reads it, which must lack nothing and leave nothing over."""
     model, report = transformers.SegformerForSemanticSegmentation.from_pretrained(folder, output_loading_info=True)
