@@ -182,7 +182,7 @@ def _from_lines(text: str) -> list[Entry]:
                     return entries
     if len(bare) == 1 and "," in bare[0]:
         return [Entry(name.strip()) for name in bare[0].split(",")]
-    if bare[:2] == _LABELME or (len(bare) > 1 and re.sub(r"[^a-z]", "", bare[0].lower()) in _NAME_HEADS):
+    if bare[:2] == _LABELME or (len(bare) > 1 and re.sub(r"[\s_-]", "", bare[0].lower()) in _NAME_HEADS):
         return [Entry(line) for line in bare[1:]]
     return [Entry(line) for line in lines if not line.startswith("#")]
 

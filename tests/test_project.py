@@ -58,8 +58,9 @@ def _names(text: str) -> set[str]:
 
 def _commands() -> list[list[str]]:
     """The commands in the blocks of all pages, each once."""
-    blocks = [block for page in PAGES for block in re.findall(r"```\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
-    lines = dict.fromkeys(line for block in blocks for line in block.splitlines() if line.strip())
+    fenced = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    blocks = [fence for page in PAGES for fence in fenced.findall(page.read_text("utf-8"))]
+    lines = dict.fromkeys(line for kind, block in blocks for line in block.splitlines() if line.strip() and not kind)
     return [shlex.split(command) for line in lines for command in line.split("&&")]
 
 

@@ -122,8 +122,8 @@ def test_normalising_leaves_the_labels_it_is_given_as_they_are() -> None:
         (
             SCENE_PARSE_LABELS,
             255,
-            "label map of row 17 in v.parquet holds 255; its classes are 0 (other) to 150; if 255 means ignored, set "
-            "ignore_index; if it means the object of a mask, give --binary-masks",
+            "label map of row 17 in v.parquet holds 255; its classes are 0 (other) to 150; if 255 means ignored, give "
+            "--ignore-index 255; if it means the object of a mask, give --binary-masks",
         ),
     ],
 )
@@ -143,9 +143,12 @@ def test_a_stray_value_is_refused_with_place_value_and_range(rule: LabelRule, va
         ({"num_labels": None}, "num_labels is None"),
         ({"reduce_labels": 1}, "reduce_labels is 1; it must be true or false"),
         ({"binary": None}, "binary is None; it must be true or false"),
-        ({"ignore_index": -1}, "ignore_index is -1; it must be a raw value, 0 to 65535, or several, or None"),
+        (
+            {"ignore_index": -65536},
+            "ignore_index is -65536; it must be a raw value, at most 65535 either way, or several",
+        ),
         ({"ignore_index": 65536}, "ignore_index is 65536"),
-        ({"ignore_index": (255, -1)}, "ignore_index is (255, -1)"),
+        ({"ignore_index": (255, 65536)}, "ignore_index is (255, 65536)"),
         ({"ignore_index": False}, "ignore_index is False"),
         ({"binary": True}, "reduce_labels is True but binary masks"),
         ({"binary": True, "reduce_labels": False}, "num_labels is 150 but binary masks have two classes; set it to 2"),

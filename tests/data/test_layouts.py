@@ -179,14 +179,6 @@ def test_a_name_that_begins_like_a_comment_is_a_name(tmp_path: Path) -> None:
     assert [rows.name(row) for row in range(len(rows))] == ["#0", "#1", "a"]
 
 
-def test_a_link_to_a_folder_above_leads_nowhere_new(tmp_path: Path) -> None:
-    for place in ("images", "masks"):
-        (tmp_path / place).mkdir()
-        Image.new("L" if place == "masks" else "RGB", (2, 2)).save(tmp_path / place / "a.png")
-        (tmp_path / place / place).symlink_to(tmp_path / place, target_is_directory=True)
-    assert len(SceneParse150(tmp_path)) == 1
-
-
 def test_pairs_in_lists_of_voc_are_read(tmp_path: Path) -> None:
     root = write(tmp_path, **PAIR)
     lines(root / "ImageSets/Segmentation/train.txt", "/images/a.png /masks/a.png")

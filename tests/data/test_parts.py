@@ -74,7 +74,7 @@ def test_a_validation_split_without_label_maps_is_left_for_a_share_of_the_other(
         parts(root, eval_split="validation")
 
 
-def test_masks_that_mean_something_else_where_they_are_scored_are_said(tmp_path: Path) -> None:
+def test_masks_that_mean_something_else_where_they_are_scored_are_refused(tmp_path: Path) -> None:
     root = dataset(tmp_path, 5, 2)
     (root / "classes.txt").write_text("background\ncrack\n")
     for split, value in (("train", 1), ("val", 255)):
@@ -82,8 +82,8 @@ def test_masks_that_mean_something_else_where_they_are_scored_are_said(tmp_path:
             Image.fromarray(np.uint8([[0, value]] * 2).repeat(8, 0).repeat(8, 1)).save(path)
     for path in (root / "images").rglob("*.png"):
         Image.new("RGB", (16, 16)).save(path)
-    warnings = parts(root, num_labels=None, reduce_labels=None, eval_split="auto").labels.warnings
-    assert any(said.startswith("the first 2 rows of validation hold background alone") for said in warnings)
+    with pytest.raises(ValueError, match=r"val.0\.png holds 255; .*give --binary-masks"):
+        parts(root, num_labels=None, reduce_labels=None, eval_split="auto")
 
 
 def test_label_maps_that_are_numbered_otherwise_where_they_are_scored_are_said(tmp_path: Path) -> None:
@@ -127,4 +127,4 @@ def test_a_photo_listed_twice_is_told_of_when_both_sides_of_a_hold_out_have_it(t
 
 def test_an_evaluation_alone_takes_any_number_of_rows(tmp_path: Path) -> None:
     found = parts(dataset(tmp_path, 5, 1), eval_only=True, checkpoint="a/b", eval_split="validation")
-    assert (len(found.evaluation), found.labels.rule) == (1, LabelRule(2, False, 255))
+    assert (len(found.evaluation), found.labels.rule) == (1, LabelRule(2, False))
