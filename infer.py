@@ -15,7 +15,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from data.classes import IGNORE_INDEX
 from data.decoding import StoredMap, decode_pair
 from data.labels import Colour, LabelRule
 from data.truths import classes_of, pair_photos
-from data.understanding import FIRST_ROWS, Held, check_palettes, without_greys
+from data.understanding import FIRST_ROWS, Held, check_palettes, ignored_beside_an_object, without_greys
 from segformer import Segmenter, command
 from segformer.command import DEFAULT_CHECKPOINT, newest_run, parse_arguments
 from segformer.predictions import Segmented
@@ -52,15 +52,22 @@ def open_truths(label_maps: Mapping[Path, Path], source: str, segmenter: Segment
     if binary:
         if segmenter.model.config.num_labels != 2:
             raise ValueError(f"--binary-masks has two classes, and {source} {segmenter.model.config.num_labels}")
-        return Truths(label_maps, LabelRule(2, False, binary=True), True)
-    rule, is_known = label_rule_of(source, segmenter)
+        return Truths(label_maps, LabelRule(2, False, binary=True))
+    rule = label_rule_of(source, segmenter)
     if label_maps:
         folder, held = next(iter(label_maps.values())).parent, _first_held(label_maps, rule)
         if not rule.colours:
             check_palettes(str(folder), held)
+        if rule in (LabelRule(2, False), LabelRule(2, False, IGNORE_INDEX)):
+            ignored = ignored_beside_an_object(str(folder), held)
+            if ignored is None and IGNORE_INDEX in held.values:
+                raise ValueError(
+                    f"label maps of {folder} hold 0 and 255 alone; if 255 is the object, give --binary-masks"
+                )
+            rule = replace(rule, ignore_index=ignored)
         if classes := classes_of(folder):
             check_classes(classes, segmenter.model.config.id2label, rule, without_greys(held.palette))
-    return Truths(label_maps, rule, is_known)
+    return Truths(label_maps, rule)
 
 
 def _first_held(label_maps: Mapping[Path, Path], rule: LabelRule) -> Held:
@@ -104,7 +111,6 @@ class Truths:
 
     files: Mapping[Path, Path]
     rule: LabelRule
-    is_known: bool  # by the run that made the model, or as it is said
 
     def __call__(self, done: Segmented) -> NDArray[np.uint8] | None:
         """The (H, W) truth of a photo, class ids and 255 where nothing is labelled; None without a label map."""
@@ -114,24 +120,22 @@ class Truths:
         stored = (done.path.read_bytes(), path.read_bytes())
         _, label_map = decode_pair(*stored, str(path), self.rule, lambda *_: done.photo)
         raw = np.array(label_map)  # of its own, as torch warns of what cannot be written
-        if not self.is_known and set(np.unique(raw)) == {0, IGNORE_INDEX}:
-            raise ValueError(f"{path} holds 0 and 255 alone; if 255 is the object, give --binary-masks")
         return np.where(raw == IGNORE_INDEX, raw, raw - np.uint8(1)) if self.rule.reduce_labels else raw  # 0 wraps
 
 
-def label_rule_of(source: str, segmenter: Segmenter) -> tuple[LabelRule, bool]:
-    """What label maps mean to a model, and whether its training recorded that, or its classes alone have to say."""
+def label_rule_of(source: str, segmenter: Segmenter) -> LabelRule:
+    """What label maps mean to a model: as its training recorded it, else by its classes, and that is logged."""
     num_labels, reduced = segmenter.model.config.num_labels, segmenter.processor.do_reduce_labels
     if rule := recorded_rule(source, segmenter.processor):
-        return LabelRule.from_dict(rule), True
+        return LabelRule.from_dict(rule)
     if settings := run_of(source).settings:  # of a run that kept its settings only
         binary, ignored = bool(settings.get("binary_masks")), settings.get("ignore_index")
-        return LabelRule(num_labels, reduced, 255 if ignored is None and not binary else ignored, binary), True
+        return LabelRule(num_labels, reduced, 255 if ignored is None and not binary else ignored, binary)
     logger.warning(
         "nothing beside %s tells how its training read label maps: 255 is ignored, and 0 is %s",
         *(source, "ignored too, as its processor reduces labels" if reduced else "a class"),
     )
-    return LabelRule(num_labels, reduced, IGNORE_INDEX), False
+    return LabelRule(num_labels, reduced, IGNORE_INDEX)
 
 
 LABEL_MAPS = command.LabelMaps(pair_photos, open_truths)

@@ -371,7 +371,7 @@ def _by_value(
         names = names[1:]  # of the 0 that is left out
     ignored = _ignored(names, reduced, flags)
     if len(names) == 2 and ignored == IGNORE_INDEX and flags.ignore_index is None:
-        ignored = _ignored_beside_an_object(dataset, held)
+        ignored = ignored_beside_an_object(dataset.source, held)
     while len(names) > 1 and flags.ignore_index is None and _is_void(names[-1]):
         names.pop()  # ignored, and no other id moves
     _check_count(flags, len(names), classes)
@@ -601,7 +601,7 @@ def _ignored(names: list[str], reduced: bool, flags: Flags) -> int | tuple[int, 
     return (tuple(ignored) if len(ignored) > 1 else ignored[0]) if ignored else None
 
 
-def _ignored_beside_an_object(dataset: SceneParse150, held: Held) -> int | None:
+def ignored_beside_an_object(source: str, held: Held) -> int | None:
     """255 of two classes 0 and 1, if it lies beside both; else it is refused, for masks may say 255 for their object.
 
     Raises ValueError where some label maps have 1 and others 255.
@@ -610,7 +610,7 @@ def _ignored_beside_an_object(dataset: SceneParse150, held: Held) -> int | None:
         return None
     if (0, IGNORE_INDEX) in held.kinds and not any({1, IGNORE_INDEX} <= set(kind) for kind in held.kinds):
         raise ValueError(
-            f"label maps of {dataset.source} hold 0 and 1, others 0 and 255, and none of {_first(held.rows)} 1 and "
+            f"label maps of {source} hold 0 and 1, others 0 and 255, and none of {_first(held.rows)} 1 and "
             "255: if both are the object, give --binary-masks; if 255 is ignored, --ignore-index 255"
         )
     return IGNORE_INDEX

@@ -925,9 +925,8 @@ def test_the_rule_of_the_labels_travels_with_the_model(binary_run: Path, photos:
     (binary_run / "run.json").unlink()
     words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
     words += ["--output-dir", str(tmp_path / "out")]
-    failures = infer(parse_arguments(words))
-    assert len(failures) == 2
-    assert failures[0].endswith("0.png holds 0 and 255 alone; if 255 is the object, give --binary-masks")
+    with pytest.raises(ValueError, match="masks hold 0 and 255 alone; if 255 is the object, give --binary-masks"):
+        infer(parse_arguments(words))
     said = infer(parse_arguments([*words, "--binary-masks"]))
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     replace(ImageProcessor.from_pretrained(binary_run), label_rule=rule).save_pretrained(binary_run)
@@ -936,6 +935,24 @@ def test_the_rule_of_the_labels_travels_with_the_model(binary_run: Path, photos:
     for told in (scores, again):
         del told["provenance"]["date"]
     assert again == scores
+
+
+@pytest.mark.parametrize("ignored", [None, 255])
+def test_255_in_truths_of_two_classes_is_ignored_only_beside_their_object(
+    ignored: int | None, binary_run: Path, photos: Path, tmp_path: Path
+) -> None:
+    RunDescription(labels=LabelRule(2, False, ignored).to_dict()).save(binary_run)
+    annotated(tmp_path / "masks", photos)
+    words = [str(photos), "--checkpoint", str(binary_run), "--annotations", str(tmp_path / "masks"), "--device", "cpu"]
+    words += ["--output-dir", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="masks hold 0 and 255 alone; if 255 is the object, give --binary-masks"):
+        infer(parse_arguments(words))
+    for path in (tmp_path / "masks").iterdir():
+        truth = np.array(Image.open(path))
+        truth[:10] = 1
+        Image.fromarray(truth).save(path)
+    assert infer(parse_arguments(words)) == []
+    assert len(json.loads((tmp_path / "out/scores.json").read_text())["photos"]) == 2
 
 
 def test_masks_are_not_said_to_be_binary_where_they_are_not_or_nothing_is_read(
