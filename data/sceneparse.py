@@ -154,10 +154,11 @@ def _places(part: SplitPart, sources: list[Rows]) -> list[tuple[Rows, int]]:
 
 def whole_and_rows(part: SceneParse150 | Subset[Any]) -> tuple[SceneParse150, Sequence[int]]:
     """The dataset that a part is of, which may be itself, and the part's rows in it."""
-    if isinstance(part, Subset):
-        whole, rows = whole_and_rows(cast("SceneParse150 | Subset[Any]", part.dataset))
-        return whole, [rows[row] for row in part.indices]
-    return part, range(len(part))
+    if not isinstance(part, Subset):
+        return part, range(len(part))
+    above = cast("SceneParse150 | Subset[Any]", part.dataset)
+    whole, rows = whole_and_rows(above)
+    return whole, part.indices if whole is above else [rows[row] for row in part.indices]
 
 
 def train_test_split(

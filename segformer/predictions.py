@@ -41,20 +41,8 @@ SCORES_NAME = "scores.json"
 COMPRESS_LEVEL = 1
 _PHOTO_ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".gif"}
 _OTHER_PHOTOS = {
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".jp2",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".raf",
-    ".rw2",
-    ".orf",
-    ".psd",
-}
+    ".heic", ".heif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".rw2", ".orf", ".psd",
+}  # fmt: skip
 _VIDEO_ENDINGS = {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"}
 _MOST_NAME_BYTES = 235  # what most file systems allow, less the longest ending and a number
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # in names on Windows, also on its disks in other systems
@@ -73,14 +61,15 @@ def find_photos(sources: Iterable[str]) -> list[Path]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if _is_photo(each))
+            entries = sorted(path.iterdir())
+            inside = [each for each in entries if _is_photo(each)]
             if not inside:
-                below = any(each.is_dir() for each in path.iterdir())
+                below = any(each.is_dir() for each in entries)
                 hint = f"; those in the folders inside are '{path}/**/*'" if below else ""
                 raise FileNotFoundError(
                     f"no photo in {source}; photos end in {', '.join(sorted(_PHOTO_ENDINGS))}{hint}"
                 )
-            _tell_of_others(source, path.iterdir())
+            _tell_of_others(source, entries)
             found += inside
         elif re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE):
             raise ValueError(f"{source} is an address; download the photo and name its file, or a folder of several")

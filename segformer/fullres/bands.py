@@ -201,6 +201,7 @@ def add_reduced(gradient: Tensor, slope: Tensor, band: Band, columns: Taps, scra
 # the first two lie between it and the one before, the others between it and the one after. Those outside of the first
 # and the last logit are these themselves. So a logit has a share in eight pixels, of eighths.
 
+_PLACES = (5 / 8, 7 / 8, 1 / 8, 3 / 8)  # of the four, each between its two logits
 _SHARES = (1, 3, 5, 7, 7, 5, 3, 1)
 _HAS_DEPTHWISE = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
@@ -213,7 +214,7 @@ def _widen_fourfold(few_rows: Tensor, wide: Tensor) -> None:
     """Four-fold along the width: (b, r, w, K) into ``wide``, (b, r, 4 w, K)."""
     pixels = wide.view(*few_rows.shape[:3], 4, -1)  # (b, r, w, 4, K)
     before, after = few_rows[:, :, :-1], few_rows[:, :, 1:]
-    for phase, weight in enumerate((5 / 8, 7 / 8, 1 / 8, 3 / 8)):
+    for phase, weight in enumerate(_PLACES):
         places = slice(1, None) if phase < 2 else slice(None, -1)
         torch.lerp(before, after, weight, out=pixels[:, :, places, phase])
     pixels[:, :, 0, :2] = few_rows[:, :, :1]
@@ -245,7 +246,7 @@ def _lower_fourfold(wide: Tensor, band: Tensor) -> Tensor:
     """Four-fold down: (b, r + 2, n) with a row above and one below into ``band``, (b, 4 r, n)."""
     b, r, n = wide.shape[0], wide.shape[1] - 2, wide.shape[2]
     rows = band.view(b, r, 4, n)
-    for phase, weight in enumerate((5 / 8, 7 / 8, 1 / 8, 3 / 8)):
+    for phase, weight in enumerate(_PLACES):
         above = 0 if phase < 2 else 1
         torch.lerp(wide[:, above : above + r], wide[:, above + 1 : above + 1 + r], weight, out=rows[:, :, phase])
     return band
