@@ -37,6 +37,7 @@ _MAYBE_ID_HEADS = {  # where all in the column are numbers that a label map of 8
 }  # fmt: skip
 _HEADS_OF_NOTHING = {"", "unnamed", "order", "nr", "num", "nummer", "numero", "key"}
 _NAME_HEADS = {"name", "class", "label", "classname", "labelname", "category", "classes", "names"}
+_KOREAN_NAME_HEADS = {"이름", "클래스", "클래스명", "클래스이름", "라벨", "라벨명"}
 _CHANNEL_HEADS = (("r", "red"), ("g", "green"), ("b", "blue"))
 
 
@@ -182,7 +183,8 @@ def _from_lines(text: str) -> list[Entry]:
                     return entries
     if len(bare) == 1 and "," in bare[0]:
         return [Entry(name.strip()) for name in bare[0].split(",")]
-    if bare[:2] == _LABELME or (len(bare) > 1 and re.sub(r"[\s_-]", "", bare[0].lower()) in _NAME_HEADS):
+    has_head = len(bare) > 1 and re.sub(r"[\s_-]", "", bare[0].lower()) in _NAME_HEADS | _KOREAN_NAME_HEADS
+    if has_head or bare[:2] == _LABELME:
         return [Entry(line) for line in bare[1:]]
     return [Entry(line) for line in lines if not line.startswith("#")]
 

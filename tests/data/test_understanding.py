@@ -257,6 +257,7 @@ def test_numbers_beside_names_are_ids_even_with_holes(file: str) -> None:
     [
         ("names.txt", "name\nbackground\nroad\ncar\n"),
         ("names.csv", "Class Name\nbackground\nroad\ncar\n"),
+        ("names.txt", "클래스 이름\nbackground\nroad\ncar\n"),
         ("names.txt", "번호,이름\n0,background\n1,road\n2,car\n"),
         ("names.txt", "Nr;Klasse\n0;background\n1;road\n2;car\n"),
         ("names.txt", '[\n  "background",\n  "road",\n  "car"\n]\n'),
