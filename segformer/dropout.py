@@ -2,16 +2,19 @@
 
 torch draws a CPU's dropout mask one double at a time on one thread, 7 to 9 % of a training step. Here one draw fills
 64-bit words, four 16-bit numbers each, and an element is dropped where its number is below the rate times 2**16: the
-rate is exact to 2**-17, and what is kept is scaled for the rate so rounded. Draws come from torch's own generator, so
-that a seed repeats them. No mask is kept: relu and dropout both leave 0, so the gradient passes where the output is
-above it. Where whole channels are dropped, a number stands for one channel of one image.
+rate is exact to 2**-17, and what is kept is scaled for the rate so rounded. The words are numpy's, whose generator is
+twice as fast, from a seed of torch's own, so that torch's seed repeats them. No mask is held for the gradient: relu and
+dropout both leave 0, so it passes where the output is above it. Where whole channels are dropped, a number stands for
+one channel of one image.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,12 +45,8 @@ class _ReluDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, threshold: int, whole_channels: bool) -> Tensor:
         B, C, H, W = x.shape
-        if whole_channels:  # a limit for each does both in the one pass that relu takes
-            limits = torch.where(_draw(B * C, threshold).view(B, C, 1, 1), 0.0, math.inf)
-            x.clamp_(x.new_zeros(()), limits.to(x.dtype))
-        else:
-            dropped = _draw(x.numel(), threshold).view(B, H, W, C).permute(0, 3, 1, 2)
-            x.relu_().masked_fill_(dropped, 0)
+        kept = _draw((B, 1, 1, C) if whole_channels else (B, H, W, C), threshold, x.dtype)
+        x.relu_().mul_(kept.permute(0, 3, 1, 2))
         ctx.mark_dirty(x)
         ctx.save_for_backward(x)
         return x
@@ -59,7 +58,9 @@ class _ReluDropout(torch.autograd.Function):
         return torch.ops.aten.threshold_backward(gradient, kept, 0), None, None
 
 
-def _draw(count: int, threshold: int) -> Tensor:
-    """(count,) bool, each true with probability ``threshold / 2**16``."""
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)  # None: to the very last
-    return words.view(torch.int16)[:count] < threshold - _NUMBERS // 2
+def _draw(shape: Sequence[int], threshold: int, dtype: torch.dtype) -> Tensor:
+    """0 with probability ``threshold / 2**16``, else 1, which a CPU multiplies with ten times as fast as with bool."""
+    seed, count = int(torch.randint(2**63 - 1, ())), math.prod(shape)
+    words = np.random.PCG64(seed).random_raw(-(-count // 4))
+    numbers = torch.from_numpy(words.view(np.int16))[:count]
+    return torch.ge(numbers, threshold - _NUMBERS // 2, out=torch.empty(count, dtype=dtype)).view(*shape)

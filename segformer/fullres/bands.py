@@ -23,7 +23,7 @@ from torch import Tensor
 
 Made = TypeVar("Made")
 
-BAND_BYTES = {"cpu": 5 * 2**20, "cuda": 2**28}  # what stays in a CPU's cache; what fills a GPU
+BAND_BYTES = {"cpu": 10 * 2**20, "cuda": 2**28}  # what stays in a CPU's cache; what fills a GPU
 
 
 class LogitRows(Protocol):

@@ -358,9 +358,8 @@ class _Walk:
     """A batch band by band: small logits (B, h, w, K) enlarged to labels, (B, H, W), and slopes brought back."""
 
     def __init__(self, small: Tensor, labels: Tensor, ignore_index: int) -> None:
-        self.small, self.width = small, labels.shape[2]
+        self.small, self.labels, self.width = small, labels, labels.shape[2]
         self.valid = _is_valid(labels, small.shape[-1], ignore_index)
-        self.target = torch.where(self.valid, labels, 0)
         self.bands, self.columns = plan(small, labels.shape[1:])
         self.scratch = Scratch(small)
 
@@ -369,7 +368,8 @@ class _Walk:
         for band in self.bands:
             few_rows = self.small[band.images, band.needed]
             logits = enlarge(few_rows, band, self.columns, self.scratch).view(-1, K)  # (b * rows * W, K)
-            valid, target = (each[band.images, band.rows].reshape(-1, 1) for each in (self.valid, self.target))
+            valid, labels = (each[band.images, band.rows].reshape(-1, 1) for each in (self.valid, self.labels))
+            target = torch.where(valid, labels, 0)
             probability, log_truth = _softmax(logits, target, out=self.scratch("probability", *logits.shape))
             yield _Pixels(band, logits, probability, log_truth, target, valid)
 
