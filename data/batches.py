@@ -229,8 +229,13 @@ class Samples(Dataset[Sample]):
 
     @property
     def one_by_one(self) -> bool:
-        """Whether photos come to the model in sizes of their own."""
-        return isinstance(self.prepare, Scored) and self.prepare.one_by_one
+        """Whether photos come to be scored in sizes of their own. Raises ValueError for rows prepared for training."""
+        if not isinstance(self.prepare, Scored):
+            raise ValueError(
+                f"these samples are prepared by {type(self.prepare).__name__}, as for training; to be scored they are "
+                "Samples(dataset, for_evaluation(processor, ...))"
+            )
+        return self.prepare.one_by_one
 
     def identity(self) -> dict[str, Any]:
         """What tells these rows from others, wherever they lie; two of them are read for it."""

@@ -6,8 +6,9 @@ Their names are alike but for the ending, or made after one another as tools mak
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,9 @@ from data.words import counted, shortened
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jfif", ".gif", ".avif")
 EXACT_ENDINGS = (".png", ".bmp", ".tif", ".tiff")  # JPEG and WebP blur class ids, GIF numbers them anew
+_PACKED_ENDINGS = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
+_OUTLINE_ENDINGS = (".json", ".xml", ".txt")
+_OUTLINES_OF_ALL = re.compile(r"(^|[^a-z])(instances|coco|annotations|via|labels)[^/]*[.]json$", re.IGNORECASE)
 JPEG_ENDINGS = (".jpg", ".jpeg", ".jfif")
 _MOST_COMPARED = 200  # of label maps, to see how they are called
 _NOBODYS = {"__macosx", "@eadir"}  # folders that archives and storage leave beside
@@ -130,8 +134,21 @@ def _pair(split: Split, endings: tuple[str, ...]) -> Files:
     found = [f"{counted(len(some), *_of_kind(kind))} ({shortened(some)})" for kind, some in problems.items() if some]
     if found:
         rule = "an image and its annotation have the same path and name, but for the ending"
-        raise ValueError(f"{images} and {annotations or 'no annotations'}: {'; '.join(found)}; {rule}")
+        todo = "" if exact else remedy([*pictures, *files])
+        raise ValueError(f"{images} and {annotations or 'no annotations'}: {'; '.join(found)}; {rule}{todo}")
     return Files([(names[0], label_maps[key][0] if annotations else None) for key, names in photos.items()], naming)
+
+
+def remedy(files: Sequence[str]) -> str:
+    """What to do first with files among which data was looked for in vain, as the end of a message; "" if nothing."""
+    photos = {os.path.basename(stem_of(name)) for name in files if ending(name) in IMAGE_ENDINGS}
+    for name in files:
+        if ending(name) in _PACKED_ENDINGS:
+            return f"; unpack {name} first"
+        is_photos = ending(name) in _OUTLINE_ENDINGS and os.path.basename(stem_of(name)) in photos
+        if is_photos or _OUTLINES_OF_ALL.search(name):
+            return f"; outlines, as those of COCO, Labelme or YOLO ({name}), must be drawn as PNG label maps first"
+    return ""
 
 
 def _chosen(files: Files, split: Split) -> Pairs:

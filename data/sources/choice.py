@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from data.class_files import CLASS_FILES, Classes, agree, class_files_in, read_classes
 from data.layouts import class_files_beside
+from data.pairing import list_files, remedy
 from data.sources.cache import cache_folder, make_once
 from data.sources.columns import NOT_ASKED, Asked
 from data.sources.hub import HOME, SCENE_PARSE_150, HubFile, HubSource, find_class_file
@@ -125,10 +126,12 @@ def _of_split(
     Raises ValueError for files that belong to no split beside others that do: they might be anybody's.
     """
     if not paths:
+        local = Path(source)
+        files = list_files(local) if local.is_dir() else [local.name]
         raise FileNotFoundError(
             f"no *.parquet under {source}; a dataset is a folder of shards or a glob of them, a folder with images/ "
             "and annotations/ or of another layout that data/layouts.py lists, a CSV of pairs under image,mask, "
-            f"{SCENE_PARSE_150!r} or another dataset on the Hub, or 'toy'"
+            f"{SCENE_PARSE_150!r} or another dataset on the Hub, or 'toy'{remedy(files)}"
         )
     by_split: dict[str, list[PurePosixPath]] = {}
     for path in sorted(paths, key=_by_number):

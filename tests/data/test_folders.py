@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 from data import SceneParse150
 from data.folders import Folder, folder_splits, folders_to_shards, is_folder_dataset, main
 from data.labels import SCENE_PARSE_LABELS, LabelRule
+from data.sources.choice import open_rows
 from data.understanding import understand
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -365,6 +366,32 @@ def test_all_that_is_wrong_with_the_names_is_said_at_once(tmp_path: Path) -> Non
         "an image and its annotation have the same path and name, but for the ending",
     ):
         assert part in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "todo"),
+    [
+        (["images/a.jpg", "annotations/instances_train.json"], "(instances_train.json), must be drawn as PNG"),
+        (["images/a.jpg", "annotations/a.xml"], "(a.xml), must be drawn as PNG label maps first"),
+        (["images/a.jpg", "labels/a.txt"], "(a.txt), must be drawn as PNG label maps first"),
+        (["a.jpg", "a.json"], "(a.json), must be drawn as PNG label maps first"),
+        (["all.zip"], "; unpack all.zip first"),
+    ],
+)
+def test_archives_and_outlines_are_refused_with_what_to_do_first(files: list[str], todo: str, tmp_path: Path) -> None:
+    for file in files:
+        write(tmp_path / file, photo(1) if file.endswith("jpg") else b"{}")
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(todo)):
+        open_rows(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("files", [["README.txt", "dataset_info.json"], ["images/a.jpg", "annotations/b.json"]])
+def test_other_files_are_not_taken_for_archives_or_outlines(files: list[str], tmp_path: Path) -> None:
+    for file in files:
+        write(tmp_path / file, photo(1) if file.endswith("jpg") else b"{}")
+    with pytest.raises((ValueError, FileNotFoundError)) as refusal:
+        open_rows(str(tmp_path), "train")
+    assert not re.search("drawn|unpack", str(refusal.value))
 
 
 def test_images_that_differ_only_in_their_ending_are_refused_without_annotations_too(tmp_path: Path) -> None:

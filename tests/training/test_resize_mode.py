@@ -122,6 +122,13 @@ def test_an_evaluation_at_the_models_size_counts_what_is_seen_and_no_padding(
     assert ours["eval_mean_iou"] == pytest.approx(matrix.scores().mean_iou, abs=1e-3)
 
 
+def test_samples_prepared_for_training_are_not_scored(noisy: tuple[Segformer, SceneParse150]) -> None:
+    model, dataset = noisy
+    samples = Samples(dataset, for_training(ImageProcessor(size=(32, 48)), "none", seed=0))
+    with pytest.raises(ValueError, match=r"prepared by Resized, as for training; .* for_evaluation"):
+        evaluate(model, samples, configure("guide", amp="off"), CPU)
+
+
 def test_photos_that_fill_their_view_are_scored_beside_others_that_do_not(
     noisy: tuple[Segformer, SceneParse150],
 ) -> None:
