@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ def alone(work: Callable[[], Any]) -> Any:
 
 def _serve(pipe: Connection[Any, Any], log: Path | None) -> None:
     """Answer each piece of work by its result, or the reason why there is none."""
+    set_start_method(None, force=True)  # or what it begins, such as a loader's workers, is spawned too, as in no run
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     if log is not None:

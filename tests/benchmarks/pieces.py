@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -42,6 +43,11 @@ def endless() -> dict[str, Any]:
     """A row that does not come to its end."""
     time.sleep(600)
     return {}
+
+
+def start_method() -> str:
+    """How it begins processes of its own."""
+    return multiprocessing.get_start_method()
 
 
 def process() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -238,6 +239,11 @@ def test_the_data_path_is_measured_with_workers(scope: Scope, path: str, monkeyp
     measured = rows.data_path(scope, path)
     assert (measured["rows"], measured["workers"]) == (6, 1)
     assert measured["images_per_second"] == pytest.approx(1e3 / measured["ms_per_image"])
+
+
+def test_what_work_begins_is_begun_as_in_a_run() -> None:
+    """Were a loader's workers spawned, as the process of the work is, they would import torch in every pass."""
+    assert alone(pieces.start_method) == multiprocessing.get_start_method()
 
 
 def test_precisions_are_held_against_float32_on_the_cpu(scope: Scope) -> None:
